@@ -1,0 +1,86 @@
+package message
+
+import (
+	"fmt"
+
+	"github.com/converge-agents/converge/identity"
+)
+
+// Reason is a sort of refusal. Each is an error to compare with [errors.Is], and its text is a metric
+// label.
+type Reason uint8
+
+// The reasons, in the order of the checks.
+const (
+	ErrTooLarge        Reason = iota + 1 // larger than the limit
+	ErrMalformed                         // not an envelope in the one accepted encoding
+	ErrUnsupported                       // a suite, mode or critical header that this version does not know
+	ErrUnknownSender                     // the sender is not in the registry
+	ErrMisaddressed                      // for another network, another agent or a topic that is not subscribed
+	ErrExpired                           // older than its expiry or than MaxAge
+	ErrNotYetValid                       // issued further in the future than Skew
+	ErrBadSignature                      // the sender's key did not sign these bytes
+	ErrReplayed                          // accepted before, or too far behind to know
+	ErrStaleSession                      // the first message of a session that is older than what was seen last
+	ErrTooManySessions                   // the sender, or the agent's table of senders, is at its bound
+	reasonCount
+)
+
+var reasonNames = [reasonCount]string{
+	ErrTooLarge:        "too_large",
+	ErrMalformed:       "malformed",
+	ErrUnsupported:     "unsupported",
+	ErrUnknownSender:   "unknown_sender",
+	ErrMisaddressed:    "misaddressed",
+	ErrExpired:         "expired",
+	ErrNotYetValid:     "not_yet_valid",
+	ErrBadSignature:    "bad_signature",
+	ErrReplayed:        "replayed",
+	ErrStaleSession:    "stale_session",
+	ErrTooManySessions: "too_many_sessions",
+}
+
+// String returns the reason's label: lower case with underscores.
+func (r Reason) String() string {
+	if int(r) < len(reasonNames) && r != 0 {
+		return reasonNames[r]
+	}
+	return "unknown"
+}
+
+// Error implements error.
+func (r Reason) Error() string { return r.String() }
+
+// Reasons returns every reason, for metrics that start at zero.
+func Reasons() []Reason {
+	all := make([]Reason, 0, reasonCount-1)
+	for r := Reason(1); r < reasonCount; r++ {
+		all = append(all, r)
+	}
+	return all
+}
+
+// Refusal is the error of [Verifier.Verify]. It unwraps to its Reason and to Err.
+type Refusal struct {
+	Reason Reason
+	Sender identity.ID // whom the frame names as its sender; a claim, and zero if it could not be read
+	Size   int         // bytes of the frame
+	Err    error       // detail, or nil
+}
+
+// Error implements error.
+func (r *Refusal) Error() string {
+	text := fmt.Sprintf("message refused: %s (%d bytes, claimed sender %s)", r.Reason, r.Size, r.Sender.Short())
+	if r.Err != nil {
+		text += ": " + r.Err.Error()
+	}
+	return text
+}
+
+// Unwrap returns the reason and the detail.
+func (r *Refusal) Unwrap() []error {
+	if r.Err == nil {
+		return []error{r.Reason}
+	}
+	return []error{r.Reason, r.Err}
+}

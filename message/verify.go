@@ -1,0 +1,237 @@
+package message
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/cose"
+	"github.com/converge-agents/converge/internal/stat"
+)
+
+// Defaults of a [VerifierConfig].
+const (
+	DefaultSkew       = 30 * time.Second
+	DefaultMaxAge     = 5 * time.Minute
+	DefaultMaxSenders = 1 << 16
+)
+
+// KeySource returns the keys of agents; an [identity.Registry] is one.
+type KeySource interface {
+	Lookup(identity.ID) (identity.Key, error)
+}
+
+// VerifierConfig configures a [Verifier].
+type VerifierConfig struct {
+	Self    identity.ID // the agent that receives; required
+	Network string      // required; see CheckNetwork
+	Keys    KeySource   // required
+
+	MaxSize    int              // bytes of an envelope; 0 means DefaultMaxSize
+	Skew       time.Duration    // by how much clocks may differ; 0 means DefaultSkew
+	MaxAge     time.Duration    // how old a message may be whatever its expiry; 0 means DefaultMaxAge
+	MaxSenders int              // senders remembered by the replay window; 0 means DefaultMaxSenders
+	Now        func() time.Time // nil means time.Now
+}
+
+// Verifier decides which received bytes become messages of one agent. It is safe for concurrent use.
+//
+// The replay window lives in the Verifier: an agent uses one for as long as it runs. A new one knows
+// nothing of what an earlier one accepted, so it refuses whatever was issued before it was made.
+type Verifier struct {
+	self    identity.ID
+	network string
+	keys    KeySource
+	direct  string // the aud value of direct messages to self
+	maxSize int
+	skew    time.Duration
+	maxAge  time.Duration
+	now     func() time.Time
+
+	subscribing   sync.Mutex // serialises changes of subscriptions
+	subscriptions atomic.Pointer[[]Pattern]
+	replay        replayGuard
+	verified      stat.Counter
+	refused       stat.Vec[Reason]
+}
+
+// NewVerifier checks the configuration and returns a verifier.
+func NewVerifier(c VerifierConfig) (*Verifier, error) {
+	switch {
+	case c.Self.IsZero():
+		return nil, errors.New("message.VerifierConfig.Self: required")
+	case c.Keys == nil:
+		return nil, errors.New("message.VerifierConfig.Keys: required")
+	case c.MaxSize < 0, c.Skew < 0, c.MaxAge < 0, c.MaxSenders < 0:
+		return nil, errors.New("message.VerifierConfig: MaxSize, Skew, MaxAge and MaxSenders must not be negative")
+	case c.Skew > maxTTL, c.MaxAge > maxTTL:
+		return nil, fmt.Errorf("message.VerifierConfig: Skew and MaxAge must not exceed %v", maxTTL)
+	}
+	if err := CheckNetwork(c.Network); err != nil {
+		return nil, fmt.Errorf("message.VerifierConfig.Network: %w", err)
+	}
+	v := &Verifier{
+		self:    c.Self,
+		network: c.Network,
+		keys:    c.Keys,
+		direct:  directAudience(c.Network, c.Self),
+		maxSize: orDefault(c.MaxSize, DefaultMaxSize),
+		skew:    orDefault(c.Skew, DefaultSkew),
+		maxAge:  orDefault(c.MaxAge, DefaultMaxAge),
+		now:     orNow(c.Now),
+	}
+	v.subscriptions.Store(new([]Pattern))
+	v.replay = newReplayGuard(v.now(), v.maxAge+v.skew, orDefault(c.MaxSenders, DefaultMaxSenders))
+	return v, nil
+}
+
+// MaxSubscriptions bounds the patterns of one agent.
+const MaxSubscriptions = 1024
+
+// Subscribe makes topics that p matches addressed to this agent. Subscribing twice is fine. Beyond
+// [MaxSubscriptions] it is an error.
+func (v *Verifier) Subscribe(p Pattern) error {
+	v.subscribing.Lock()
+	defer v.subscribing.Unlock()
+	old := *v.subscriptions.Load()
+	if indexOf(old, p) >= 0 {
+		return nil
+	}
+	if len(old) >= MaxSubscriptions {
+		return fmt.Errorf("subscribe to %q: the agent has %d subscriptions, which is the limit", p, MaxSubscriptions)
+	}
+	subscriptions := append(slices.Clone(old), p)
+	v.subscriptions.Store(&subscriptions)
+	return nil
+}
+
+// Unsubscribe ends a subscription. Ending none is fine.
+func (v *Verifier) Unsubscribe(p Pattern) {
+	v.subscribing.Lock()
+	defer v.subscribing.Unlock()
+	subscriptions := slices.Clone(*v.subscriptions.Load())
+	if i := indexOf(subscriptions, p); i >= 0 {
+		subscriptions = slices.Delete(subscriptions, i, i+1)
+		v.subscriptions.Store(&subscriptions)
+	}
+}
+
+func indexOf(patterns []Pattern, p Pattern) int {
+	return slices.IndexFunc(patterns, func(q Pattern) bool { return q.text == p.text })
+}
+
+// Verify returns the message in raw if it passes every check, and otherwise a [*Refusal]. It takes
+// ownership of raw: the message aliases it. The checks go from cheap to dear: size, encoding, sender
+// known, audience, freshness, replay (looked up), signature, replay (recorded). A frame that fails any
+// of them changes nothing but a counter.
+func (v *Verifier) Verify(raw []byte) (*Message, error) {
+	var e envelope
+	m, reason, err := v.verify(raw, &e)
+	if reason != 0 {
+		v.refused.Inc(reason)
+		return nil, &Refusal{Reason: reason, Sender: e.sender, Size: len(raw), Err: err}
+	}
+	v.verified.Inc()
+	return m, nil
+}
+
+func (v *Verifier) verify(raw []byte, e *envelope) (*Message, Reason, error) {
+	if len(raw) > v.maxSize {
+		return nil, ErrTooLarge, nil
+	}
+	if reason, err := e.decode(raw); reason != 0 {
+		return nil, reason, err
+	}
+	key, err := v.keys.Lookup(e.sender)
+	if err != nil {
+		return nil, ErrUnknownSender, nil
+	}
+	audience, reason := v.audience(e)
+	if reason != 0 {
+		return nil, reason, nil
+	}
+	now := v.now()
+	if reason := v.freshness(e, now); reason != 0 {
+		return nil, reason, nil
+	}
+	if reason := v.replay.check(e); reason != 0 {
+		return nil, reason, nil
+	}
+	if !e.sign1.Verify(key.Public, cose.DomainMessage) {
+		return nil, ErrBadSignature, nil
+	}
+	if reason := v.replay.accept(e, now.UnixMilli()); reason != 0 {
+		return nil, reason, nil
+	}
+	return e.message(raw, audience, true), 0, nil
+}
+
+// audience returns whom the message is for, if that includes this agent.
+func (v *Verifier) audience(e *envelope) (audience, Reason) {
+	if e.audiences == 1 {
+		switch string(e.audience[0]) {
+		case v.direct:
+			return audience{network: v.network, to: v.self}, 0
+		case v.network:
+			return audience{network: v.network}, 0
+		}
+	}
+	a := audience{network: v.network}
+	if e.readTopics(&a) != nil || !v.subscribed(a.topics) {
+		return audience{}, ErrMisaddressed
+	}
+	return a, 0
+}
+
+func (v *Verifier) subscribed(topics []Topic) bool {
+	for _, p := range *v.subscriptions.Load() {
+		if slices.ContainsFunc(topics, p.Matches) {
+			return true
+		}
+	}
+	return false
+}
+
+func (v *Verifier) freshness(e *envelope, now time.Time) Reason {
+	issued, expires := time.UnixMilli(e.issued), time.Unix(e.expires, 0)
+	if issued.After(now.Add(v.skew)) {
+		return ErrNotYetValid
+	}
+	latest := issued.Add(v.maxAge)
+	if expires.Before(latest) {
+		latest = expires
+	}
+	if now.After(latest.Add(v.skew)) {
+		return ErrExpired
+	}
+	return 0
+}
+
+// Verified returns how many messages v has accepted.
+func (v *Verifier) Verified() uint64 { return v.verified.Load() }
+
+// Refused returns how many frames v has refused, by the name of the [Reason]; every reason is there.
+func (v *Verifier) Refused() map[string]uint64 { return v.refused.Snapshot() }
+
+// ParseUnsafe reads a frame WITHOUT checking who sent it, to whom, when, or how often: anybody can
+// have made it. It is for tools that look at frames, and for networks whose configuration asks for
+// unverified receive by name. [Message.Verified] is false for what it returns. It takes ownership of
+// raw. Errors are [*Refusal].
+func ParseUnsafe(raw []byte) (*Message, error) {
+	var e envelope
+	if len(raw) > DefaultMaxSize {
+		return nil, &Refusal{Reason: ErrTooLarge, Size: len(raw)}
+	}
+	if reason, err := e.decode(raw); reason != 0 {
+		return nil, &Refusal{Reason: reason, Sender: e.sender, Size: len(raw), Err: err}
+	}
+	audience, err := e.readAudience()
+	if err != nil {
+		return nil, &Refusal{Reason: ErrMalformed, Sender: e.sender, Size: len(raw), Err: err}
+	}
+	return e.message(raw, audience, false), nil
+}
