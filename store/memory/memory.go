@@ -1,0 +1,292 @@
+// Package memory is a [store.Store] that lives in the process and is gone with it.
+//
+// A map finds entries and a B+-tree holds their order. A List and the snapshot of a Watch take the tree
+// as it is at no cost; later changes copy the few nodes that they touch and set aside the values that
+// they replace. So a slow loop never holds up a writer and never sees half a change, and listing a
+// prefix costs what lies under it, whatever else is stored.
+//
+// Changes go into one bounded log that all watchers read by position. A watcher has no queue of its
+// own, so one that stands still costs nothing; when the log has moved past it, it gets
+// [store.ErrCompacted]. A watcher that waits is woken only by a change under its prefix.
+//
+// The store starts no goroutines.
+package memory
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"sync"
+
+	"github.com/converge-agents/converge/store"
+)
+
+// Config bounds what a store holds. Bytes count keys and values; the bookkeeping of an entry adds
+// some 200 bytes to them. The zero Config is a good default.
+type Config struct {
+	MaxEntries int   // entries; 0 means 4,194,304. Beyond it Put creates nothing and returns store.ErrFull.
+	MaxBytes   int64 // bytes of entries; 0 means 1 GiB. A Put that grows them beyond it returns store.ErrFull.
+
+	MaxLog      int   // changes kept for watchers; 0 means 65,536
+	MaxLogBytes int64 // bytes of those changes; 0 means 64 MiB. The newest change is always kept.
+}
+
+// withDefaults returns c with its zeros replaced, or an error that names the field at fault.
+func (c Config) withDefaults() (Config, error) {
+	if c.MaxEntries < 0 || c.MaxBytes < 0 || c.MaxLog < 0 || c.MaxLogBytes < 0 {
+		return c, fmt.Errorf("memory store: a bound is negative: MaxEntries %d, MaxBytes %d, MaxLog %d, MaxLogBytes %d",
+			c.MaxEntries, c.MaxBytes, c.MaxLog, c.MaxLogBytes)
+	}
+	orDefault(&c.MaxEntries, 1<<22)
+	orDefault(&c.MaxBytes, 1<<30)
+	orDefault(&c.MaxLog, 1<<16)
+	orDefault(&c.MaxLogBytes, 64<<20)
+	return c, nil
+}
+
+func orDefault[T int | int64](field *T, value T) {
+	if *field == 0 {
+		*field = value
+	}
+}
+
+// Store is an in-process [store.Store]. Make one with [New].
+type Store struct {
+	config Config
+	closed chan struct{} // closed under mu
+
+	mu        sync.RWMutex
+	slots     map[string]*slot
+	tree      tree // of all slots
+	bytes     int64
+	snapshots []*snapshot // that are being read
+	log       log
+	waiting   []*waiter
+}
+
+var _ store.Store = (*Store)(nil)
+
+// slot is where the current item of a key rests; that of a deleted key stays with the snapshots that
+// show it.
+type slot struct {
+	key  string
+	item *item
+}
+
+// item is one change: an entry as it was written, or the deletion of one. It is never altered, so
+// slots, log and snapshots share it.
+type item struct {
+	key      string
+	value    []byte
+	revision store.Revision
+	deleted  bool
+}
+
+func (i *item) size() int64 { return int64(len(i.key) + len(i.value)) }
+
+// entry returns a copy that its receiver may change.
+func (i *item) entry() store.Entry {
+	e := store.Entry{Key: i.key, Revision: i.revision}
+	if !i.deleted {
+		e.Value = clone(i.value)
+	}
+	return e
+}
+
+// clone never returns nil: an empty value is a value.
+func clone(value []byte) []byte {
+	return append(make([]byte, 0, len(value)), value...)
+}
+
+// New makes an empty store.
+func New(config Config) (*Store, error) {
+	config, err := config.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	return &Store{config: config, closed: make(chan struct{}), slots: map[string]*slot{}, tree: newTree(), log: newLog(config)}, nil
+}
+
+// Get implements [store.Store].
+func (s *Store) Get(ctx context.Context, key string) (store.Entry, error) {
+	found, err := s.get(ctx, key)
+	if err != nil {
+		return store.Entry{}, keyError("get", key, err)
+	}
+	return found.entry(), nil
+}
+
+func (s *Store) get(ctx context.Context, key string) (*item, error) {
+	if err := check(ctx, key); err != nil {
+		return nil, err
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.isClosed() {
+		return nil, store.ErrClosed
+	}
+	if found := s.slots[key]; found != nil {
+		return found.item, nil
+	}
+	return nil, store.ErrNotFound
+}
+
+// Put implements [store.Store].
+func (s *Store) Put(ctx context.Context, key string, value []byte, rev store.Revision) (store.Revision, error) {
+	written, err := s.put(ctx, key, value, rev)
+	if err != nil {
+		return 0, keyError("put", key, err)
+	}
+	return written, nil
+}
+
+func (s *Store) put(ctx context.Context, key string, value []byte, rev store.Revision) (store.Revision, error) {
+	if err := check(ctx, key); err != nil {
+		return 0, err
+	}
+	if err := store.CheckValue(value); err != nil {
+		return 0, err
+	}
+	next := &item{key: key, value: clone(value)}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.isClosed() {
+		return 0, store.ErrClosed
+	}
+	if rev == 0 {
+		return s.create(next)
+	}
+	return s.replace(next, rev)
+}
+
+func (s *Store) create(next *item) (store.Revision, error) {
+	if s.slots[next.key] != nil {
+		return 0, store.ErrConflict
+	}
+	if len(s.slots) >= s.config.MaxEntries {
+		return 0, fmt.Errorf("%w: it holds %d entries, the most allowed", store.ErrFull, len(s.slots))
+	}
+	if err := s.grow(next.size()); err != nil {
+		return 0, err
+	}
+	place := &slot{key: next.key}
+	s.slots[next.key] = place
+	s.tree.insert(place)
+	s.record(place, next)
+	return next.revision, nil
+}
+
+func (s *Store) replace(next *item, rev store.Revision) (store.Revision, error) {
+	place := s.slots[next.key]
+	if place == nil || place.item.revision != rev {
+		return 0, store.ErrConflict
+	}
+	if err := s.grow(next.size() - place.item.size()); err != nil {
+		return 0, err
+	}
+	next.key = place.key // the caller's copy can go
+	s.record(place, next)
+	return next.revision, nil
+}
+
+// grow accounts for more bytes of entries; fewer are always fine.
+func (s *Store) grow(by int64) error {
+	if by > 0 && s.bytes+by > s.config.MaxBytes {
+		return fmt.Errorf("%w: it holds %d bytes of the %d allowed", store.ErrFull, s.bytes, s.config.MaxBytes)
+	}
+	s.bytes += by
+	return nil
+}
+
+// Delete implements [store.Store].
+func (s *Store) Delete(ctx context.Context, key string, rev store.Revision) error {
+	if err := s.delete(ctx, key, rev); err != nil {
+		return keyError("delete", key, err)
+	}
+	return nil
+}
+
+func (s *Store) delete(ctx context.Context, key string, rev store.Revision) error {
+	if err := check(ctx, key); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.isClosed() {
+		return store.ErrClosed
+	}
+	place := s.slots[key]
+	if place == nil {
+		return store.ErrNotFound
+	}
+	if place.item.revision != rev {
+		return store.ErrConflict
+	}
+	s.bytes -= place.item.size()
+	delete(s.slots, key)
+	s.tree.remove(key)
+	s.record(place, &item{key: place.key, deleted: true})
+	return nil
+}
+
+// record makes a change: gives it its revision, puts it in its place, logs it and wakes the watchers
+// that it concerns.
+func (s *Store) record(place *slot, change *item) {
+	if place.item != nil {
+		s.preserve(place)
+	}
+	change.revision = s.log.next
+	place.item = change
+	s.log.add(change)
+	s.wake(change)
+}
+
+// List implements [store.Store].
+func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[store.Entry, error] {
+	return func(yield func(store.Entry, error) bool) {
+		more := true
+		_, err := s.each(ctx, prefix, func(e store.Entry) bool {
+			more = yield(e, nil)
+			return more
+		})
+		if more && err != nil {
+			yield(store.Entry{}, prefixError("list", prefix, err))
+		}
+	}
+}
+
+// Close implements [store.Store]. A loop over List that is under way still gets its snapshot.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.isClosed() {
+		close(s.closed)
+		s.slots, s.tree, s.log.ring, s.waiting = nil, tree{}, nil, nil
+	}
+	return nil
+}
+
+// isClosed wants mu held, so that nothing changes between it and what depends on it.
+func (s *Store) isClosed() bool {
+	select {
+	case <-s.closed:
+		return true
+	default:
+		return false
+	}
+}
+
+func check(ctx context.Context, key string) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return store.CheckKey(key)
+}
+
+func keyError(op, key string, err error) error {
+	return fmt.Errorf("%s %.80q: %w", op, key, err)
+}
+
+func prefixError(op, prefix string, err error) error {
+	return fmt.Errorf("%s keys with prefix %.80q: %w", op, prefix, err)
+}

@@ -1,0 +1,102 @@
+package memory
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/converge-agents/converge/store"
+)
+
+// snapshot is the store as it was at a revision: which keys there were, and where they have been
+// replaced since, their items.
+type snapshot struct {
+	tree     tree
+	revision store.Revision
+	replaced map[*slot]*item // guarded by the store's mu
+}
+
+// each hands out the entries under prefix as they are now, until emit returns false, and returns the
+// revision of that moment.
+func (s *Store) each(ctx context.Context, prefix string, emit func(store.Entry) bool) (store.Revision, error) {
+	snap, err := s.snapshot(ctx, prefix)
+	if err != nil {
+		return 0, err
+	}
+	defer s.release(snap)
+	places := make([]*slot, 0, batchLength)
+	for place := range snap.tree.from(prefix) {
+		if !strings.HasPrefix(place.key, prefix) {
+			break
+		}
+		if places = append(places, place); len(places) == cap(places) {
+			if more, err := s.emit(ctx, snap, places, emit); err != nil || !more {
+				return snap.revision, err
+			}
+			places = places[:0]
+		}
+	}
+	_, err = s.emit(ctx, snap, places, emit)
+	return snap.revision, err
+}
+
+// emit hands out what a snapshot shows in some places, and tells whether more is wanted.
+func (s *Store) emit(ctx context.Context, snap *snapshot, places []*slot, emit func(store.Entry) bool) (bool, error) {
+	for _, shown := range s.shown(snap, places) {
+		if ctx.Err() != nil {
+			return false, context.Cause(ctx)
+		}
+		if !emit(shown.entry()) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// shown returns the items that were in some places at the time of a snapshot.
+func (s *Store) shown(snap *snapshot, places []*slot) []*item {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	items := make([]*item, len(places))
+	for i, place := range places {
+		items[i] = place.item
+		if place.item.revision > snap.revision {
+			items[i] = snap.replaced[place]
+		}
+	}
+	return items
+}
+
+// snapshot takes one; release has to follow.
+func (s *Store) snapshot(ctx context.Context, prefix string) (*snapshot, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if err := store.CheckPrefix(prefix); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.isClosed() {
+		return nil, store.ErrClosed
+	}
+	snap := &snapshot{tree: s.tree.share(), revision: s.log.next - 1, replaced: map[*slot]*item{}}
+	s.snapshots = append(s.snapshots, snap)
+	return snap, nil
+}
+
+func (s *Store) release(snap *snapshot) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.snapshots = slices.DeleteFunc(s.snapshots, func(other *snapshot) bool { return other == snap })
+}
+
+// preserve keeps the item in a place, which is about to be replaced, for the snapshots that show it. It
+// wants mu held.
+func (s *Store) preserve(place *slot) {
+	for _, snap := range s.snapshots {
+		if place.item.revision <= snap.revision {
+			snap.replaced[place] = place.item
+		}
+	}
+}
