@@ -1,0 +1,171 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/converge-agents/converge/internal/panics"
+	"github.com/converge-agents/converge/message"
+)
+
+// ErrDropped says that a hook dropped a message that was to be sent.
+var ErrDropped = errors.New("a hook dropped the message")
+
+// HookedConfig configures a [Hooked].
+type HookedConfig struct {
+	Transport Transport         // required
+	Signer    *message.Signer   // required
+	Verifier  *message.Verifier // required
+	Hooks     []Hook            // run in this order in both directions
+
+	// UnverifiedDrop, if set, is told of every frame that was refused. It runs on the receiving
+	// goroutine: it should return at once.
+	UnverifiedDrop func(context.Context, *message.Refusal)
+	// Logger gets refused frames at debug and failed hooks at warn; nil means slog.Default.
+	Logger *slog.Logger
+	// ReceiveUnsafe takes in frames WITHOUT verifying them: anybody can then speak as anybody. It is
+	// for experiments; the log warns when it is set.
+	ReceiveUnsafe bool
+}
+
+// Hooked sends drafts and receives messages over a [Transport], through hooks: out through PreSend,
+// signature, transport; in through transport, verification, PostReceive. It is safe for concurrent use.
+// Starting and closing stay with the Transport.
+type Hooked struct {
+	transport Transport
+	signer    *message.Signer
+	verifier  *message.Verifier
+	hooks     hooks
+	open      func([]byte) (*message.Message, error)
+	drop      func(context.Context, *message.Refusal)
+	log       *slog.Logger
+}
+
+// NewHooked checks the configuration and returns a Hooked.
+func NewHooked(c HookedConfig) (*Hooked, error) {
+	switch {
+	case c.Transport == nil:
+		return nil, errors.New("transport.HookedConfig.Transport: required")
+	case c.Signer == nil:
+		return nil, errors.New("transport.HookedConfig.Signer: required")
+	case c.Verifier == nil:
+		return nil, errors.New("transport.HookedConfig.Verifier: required")
+	}
+	for i, hook := range c.Hooks {
+		if hook == nil {
+			return nil, fmt.Errorf("transport.HookedConfig.Hooks[%d]: nil", i)
+		}
+	}
+	h := &Hooked{
+		transport: c.Transport,
+		signer:    c.Signer,
+		verifier:  c.Verifier,
+		hooks:     hooks{list: c.Hooks},
+		open:      c.Verifier.Verify,
+		drop:      c.UnverifiedDrop,
+		log:       c.Logger,
+	}
+	if h.log == nil {
+		h.log = slog.Default()
+	}
+	if c.ReceiveUnsafe {
+		h.log.Warn("receiving UNVERIFIED messages: senders can be forged and messages replayed", "agent", c.Signer.ID())
+		h.open = message.ParseUnsafe
+	}
+	return h, nil
+}
+
+// Send runs the hooks on the draft, signs what they return, and sends it. The returned message is what
+// was signed. Errors: [ErrDropped] if a hook dropped the draft, a hook's error, the signer's, or a
+// [*SendError].
+func (h *Hooked) Send(ctx context.Context, d message.Draft) (*message.Message, error) {
+	draft, err := h.hooks.preSend(ctx, d)
+	if err != nil {
+		h.logHook(ctx, StagePreSend, err)
+		return nil, fmt.Errorf("send: hook: %w", err)
+	}
+	if draft == nil {
+		return nil, ErrDropped
+	}
+	m, err := h.signer.Sign(ctx, *draft)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.transport.Send(ctx, RouteOf(m), m.Raw()); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// Receive returns the next message that passes verification and the hooks. It waits until ctx ends
+// (and returns its cause) or the transport is closed ([ErrClosed]).
+func (h *Hooked) Receive(ctx context.Context) (*message.Message, error) {
+	for {
+		m, err := receive(ctx, h.transport, h.open, h.refused)
+		if err != nil {
+			return nil, err
+		}
+		passed, err := h.hooks.postReceive(ctx, m)
+		if err != nil {
+			h.logHook(ctx, StagePostReceive, err)
+			continue
+		}
+		if passed != nil {
+			return passed, nil
+		}
+	}
+}
+
+// logHook logs a failed hook once; a panic's stack at debug.
+func (h *Hooked) logHook(ctx context.Context, stage Stage, err error) {
+	h.log.WarnContext(ctx, "hook failed, message dropped", "stage", stage.String(), "error", err)
+	panics.LogStack(h.log, err)
+}
+
+func (h *Hooked) refused(ctx context.Context, r *message.Refusal) {
+	h.log.LogAttrs(ctx, slog.LevelDebug, "message refused",
+		slog.String("reason", r.Reason.String()), slog.String("claimed_sender", r.Sender.String()), slog.Int("bytes", r.Size), slog.Any("detail", r.Err))
+	if h.drop == nil {
+		return
+	}
+	var err error
+	func() {
+		defer panics.Catch(&err, "UnverifiedDrop")
+		h.drop(ctx, r)
+	}()
+	if err != nil {
+		h.log.WarnContext(ctx, "runtime hook failed", "error", err)
+		panics.LogStack(h.log, err)
+	}
+}
+
+// Subscribe asks the transport for the topics that p matches and has the verifier accept them.
+func (h *Hooked) Subscribe(ctx context.Context, p message.Pattern) error {
+	if err := h.verifier.Subscribe(p); err != nil {
+		return err
+	}
+	if err := h.transport.Subscribe(ctx, p); err != nil {
+		h.verifier.Unsubscribe(p)
+		return err
+	}
+	return nil
+}
+
+// Unsubscribe undoes [Hooked.Subscribe].
+func (h *Hooked) Unsubscribe(ctx context.Context, p message.Pattern) error {
+	h.verifier.Unsubscribe(p)
+	return h.transport.Unsubscribe(ctx, p)
+}
+
+// HookStats counts what hooks dropped and where they failed, by [Stage].
+type HookStats struct {
+	Dropped map[string]uint64
+	Failed  map[string]uint64
+}
+
+// Stats returns the hooks' counts.
+func (h *Hooked) Stats() HookStats {
+	return HookStats{Dropped: h.hooks.dropped.Snapshot(), Failed: h.hooks.failed.Snapshot()}
+}
