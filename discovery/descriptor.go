@@ -1,0 +1,253 @@
+// Package discovery lets agents find each other, and lets verifiers find their keys.
+//
+// A [Descriptor] says what an agent is and does. It is signed by the key that it names, and the agent's
+// ID is the hash of that key, so a descriptor cannot lie about whose it is, wherever it comes from. A
+// [Service] keeps descriptors in a store, answers queries, and keeps an identity.Registry current
+// ([Service.Populate]), so that verified receive works without keys typed in by hand. The store is not
+// trusted: it can withhold descriptors, but not alter, splice or revive them.
+package discovery
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/cose"
+	"github.com/converge-agents/converge/message"
+)
+
+// Limits of a [Descriptor].
+const (
+	MaxDescriptor   = 64 << 10 // bytes, signed
+	MaxCapabilities = 256
+	MaxPatterns     = 256
+	MaxEndpoints    = 16
+	maxText         = 1024 // bytes of a name, version, description or endpoint
+)
+
+// Errors of descriptors, to be compared with [errors.Is].
+var (
+	ErrForged    = errors.New("descriptor is not signed by the key that it names")
+	ErrMalformed = errors.New("descriptor is malformed")
+	ErrExpired   = errors.New("descriptor has expired")
+	ErrNotFound  = errors.New("no descriptor of this agent")
+)
+
+// Capability is something that an agent can do for others.
+type Capability struct {
+	Name        string // what tasks ask for; made of letters, digits, '.', '_', '/' and '-'
+	Version     string // optional
+	Description string // optional, for people and models
+}
+
+// Descriptor says what an agent is and does. [Service.Register] fills in the fields after Endpoints.
+type Descriptor struct {
+	Name         string            // for people; not unique, proves nothing
+	Topics       []message.Pattern // what it listens to
+	Capabilities []Capability      // what it can do
+	Endpoints    []string          // where it can be reached, as URLs
+
+	ID        identity.ID
+	Key       ed25519.PublicKey
+	Network   string
+	Sequence  uint64 // rises with each descriptor of the agent
+	Issued    time.Time
+	Expires   time.Time
+	Withdrawn bool // the agent has left; nothing else in the descriptor counts
+}
+
+// Can reports whether the agent has a capability of that name.
+func (d Descriptor) Can(capability string) bool {
+	return slices.ContainsFunc(d.Capabilities, func(c Capability) bool { return c.Name == capability })
+}
+
+const descriptorTyp = "application/converge-descriptor"
+
+// record is the signed payload: a CBOR map with integer keys, so that fields can be added.
+type record struct {
+	Network      string             `cbor:"1,keyasint"`
+	Key          []byte             `cbor:"2,keyasint"`
+	Sequence     uint64             `cbor:"3,keyasint"`
+	Issued       int64              `cbor:"4,keyasint"` // milliseconds since 1970
+	Expires      int64              `cbor:"5,keyasint"` // milliseconds since 1970
+	Name         string             `cbor:"6,keyasint,omitempty"`
+	Topics       []string           `cbor:"7,keyasint,omitempty"`
+	Capabilities []capabilityRecord `cbor:"8,keyasint,omitempty"`
+	Endpoints    []string           `cbor:"9,keyasint,omitempty"`
+	Withdrawn    bool               `cbor:"10,keyasint,omitempty"`
+}
+
+type capabilityRecord struct {
+	Name        string `cbor:"1,keyasint"`
+	Version     string `cbor:"2,keyasint,omitempty"`
+	Description string `cbor:"3,keyasint,omitempty"`
+}
+
+var (
+	encMode = must(cbor.CoreDetEncOptions().EncMode())
+	decMode = must(cbor.DecOptions{
+		DupMapKey:         cbor.DupMapKeyEnforcedAPF,
+		IndefLength:       cbor.IndefLengthForbidden,
+		TagsMd:            cbor.TagsForbidden,
+		MaxNestedLevels:   8,
+		MaxArrayElements:  1024,
+		MaxMapPairs:       64,
+		ExtraReturnErrors: cbor.ExtraDecErrorNone, // later versions may add fields
+	}.DecMode())
+)
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err) // the options above are constants
+	}
+	return v
+}
+
+// Sign returns the signed bytes of d, which has to name id's own ID and key.
+func Sign(id *identity.Identity, d Descriptor) ([]byte, error) {
+	if err := d.check(); err != nil {
+		return nil, fmt.Errorf("sign descriptor: %w", err)
+	}
+	payload, err := encMode.Marshal(d.record())
+	if err != nil {
+		return nil, fmt.Errorf("sign descriptor: %w", err)
+	}
+	kid := id.ID()
+	raw := cose.SignStatement(id, kid[:], cose.DomainDescriptor, descriptorTyp, payload)
+	if len(raw) > MaxDescriptor {
+		return nil, fmt.Errorf("sign descriptor: %d bytes where at most %d are allowed", len(raw), MaxDescriptor)
+	}
+	return raw, nil
+}
+
+// Open returns the descriptor in raw if the key that it names signed it. It does not look at the time;
+// see [Descriptor.CheckTime]. Errors: [ErrMalformed], [ErrForged].
+func Open(raw []byte) (Descriptor, error) {
+	if len(raw) > MaxDescriptor {
+		return Descriptor{}, fmt.Errorf("%w: %d bytes where at most %d are allowed", ErrMalformed, len(raw), MaxDescriptor)
+	}
+	s, err := cose.Parse(raw)
+	if err != nil {
+		return Descriptor{}, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	var r record
+	if err := decMode.Unmarshal(s.Payload, &r); err != nil {
+		return Descriptor{}, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	d, err := r.descriptor()
+	if err != nil {
+		return Descriptor{}, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	if err := identity.CheckKey(d.ID, d.Key); err != nil {
+		return Descriptor{}, fmt.Errorf("%w: %w", ErrForged, err)
+	}
+	if _, err := cose.OpenStatement(raw, d.Key, d.ID[:], cose.DomainDescriptor, descriptorTyp); err != nil {
+		return Descriptor{}, fmt.Errorf("%w: %w", ErrForged, err)
+	}
+	return d, nil
+}
+
+// CheckTime returns [ErrExpired] if d is not in force at now, clocks differing by up to
+// message.DefaultSkew.
+func (d Descriptor) CheckTime(now time.Time) error {
+	if d.Issued.After(now.Add(message.DefaultSkew)) {
+		return fmt.Errorf("%w: issued in the future, at %v", ErrExpired, d.Issued.UTC())
+	}
+	if !now.Before(d.Expires) {
+		return fmt.Errorf("%w at %v", ErrExpired, d.Expires.UTC())
+	}
+	return nil
+}
+
+// check holds the limits of a descriptor.
+func (d Descriptor) check() error {
+	if err := message.CheckNetwork(d.Network); err != nil {
+		return err
+	}
+	for _, list := range []struct {
+		name       string
+		size, most int
+	}{
+		{"Topics", len(d.Topics), MaxPatterns},
+		{"Capabilities", len(d.Capabilities), MaxCapabilities},
+		{"Endpoints", len(d.Endpoints), MaxEndpoints},
+	} {
+		if list.size > list.most {
+			return fmt.Errorf("Descriptor.%s: %d entries where at most %d are allowed", list.name, list.size, list.most)
+		}
+	}
+	for i, c := range d.Capabilities {
+		if !isCapability(c.Name) {
+			return fmt.Errorf("Descriptor.Capabilities[%d].Name: %.80q is not made of letters, digits, '.', '_', '/' and '-'", i, c.Name)
+		}
+		if len(c.Version) > maxText || len(c.Description) > maxText {
+			return fmt.Errorf("Descriptor.Capabilities[%d]: version or description is longer than %d bytes", i, maxText)
+		}
+	}
+	for _, text := range append(slices.Clone(d.Endpoints), d.Name) {
+		if len(text) > maxText {
+			return fmt.Errorf("name or endpoint %.40q… is longer than %d bytes", text, maxText)
+		}
+	}
+	return nil
+}
+
+func isCapability(name string) bool {
+	for _, c := range []byte(name) {
+		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+		if !letter && c != '.' && c != '_' && c != '-' && c != '/' {
+			return false
+		}
+	}
+	return name != "" && len(name) <= maxText
+}
+
+func (d Descriptor) record() record {
+	r := record{
+		Network:   d.Network,
+		Key:       d.Key,
+		Sequence:  d.Sequence,
+		Issued:    d.Issued.UnixMilli(),
+		Expires:   d.Expires.UnixMilli(),
+		Name:      d.Name,
+		Endpoints: d.Endpoints,
+		Withdrawn: d.Withdrawn,
+	}
+	for _, p := range d.Topics {
+		r.Topics = append(r.Topics, p.String())
+	}
+	for _, c := range d.Capabilities {
+		r.Capabilities = append(r.Capabilities, capabilityRecord(c))
+	}
+	return r
+}
+
+func (r record) descriptor() (Descriptor, error) {
+	d := Descriptor{
+		Name:      r.Name,
+		Endpoints: r.Endpoints,
+		ID:        identity.IDOf(r.Key),
+		Key:       r.Key,
+		Network:   r.Network,
+		Sequence:  r.Sequence,
+		Issued:    time.UnixMilli(r.Issued),
+		Expires:   time.UnixMilli(r.Expires),
+		Withdrawn: r.Withdrawn,
+	}
+	for _, text := range r.Topics {
+		p, err := message.ParsePattern(text)
+		if err != nil {
+			return Descriptor{}, err
+		}
+		d.Topics = append(d.Topics, p)
+	}
+	for _, c := range r.Capabilities {
+		d.Capabilities = append(d.Capabilities, Capability(c))
+	}
+	return d, d.check()
+}
