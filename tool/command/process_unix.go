@@ -1,0 +1,110 @@
+//go:build unix
+
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/converge-agents/converge/tool"
+)
+
+const supported = true
+
+// waitDelay bounds the wait for output once the leader has exited and its group was killed, since a
+// process that left the group may hold the pipes open.
+const waitDelay = time.Second
+
+// run starts the process, waits for its end, and leaves nothing behind that stayed in its group.
+func (p *process) run(ctx context.Context) ([]byte, error) {
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("not started: %w", context.Cause(ctx))
+	}
+	var g group
+	stdout := &capped{limit: p.maxOutput, full: g.kill}
+	stderr := &tail{limit: p.maxStderr}
+	cmd := exec.Command(p.path, p.args...)
+	cmd.Env, cmd.Dir = p.env, p.dir
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = p.stdin, stdout, stderr
+	cmd.WaitDelay = waitDelay
+	// A session is a group too, and has no terminal that a program could read from or type into.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := g.start(cmd); err != nil {
+		return nil, startError(err)
+	}
+	stop := context.AfterFunc(ctx, g.kill)
+	defer stop()
+	err := g.wait(cmd)
+	switch {
+	case stdout.over:
+		return nil, fmt.Errorf("%w: more than %d bytes", tool.ErrOutputTooLarge, p.maxOutput)
+	case err != nil && ctx.Err() != nil:
+		return nil, fmt.Errorf("killed: %w", context.Cause(ctx))
+	case err != nil:
+		return nil, p.exitError(err, string(stderr.kept))
+	default:
+		return stdout.buffer.Bytes(), nil
+	}
+}
+
+func startError(err error) error {
+	if errors.Is(err, syscall.E2BIG) {
+		return invalid("too long for the arguments of a program")
+	}
+	return fmt.Errorf("start: %w", err)
+}
+
+func (p *process) exitError(err error, stderr string) error {
+	exit, ok := errors.AsType[*exec.ExitError](err)
+	switch {
+	case ok:
+		e := &ExitError{Program: p.path, Code: exit.ExitCode(), Stderr: stderr}
+		if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+			e.Signal = status.Signal()
+		}
+		return e
+	case errors.Is(err, exec.ErrWaitDelay):
+		return fmt.Errorf("program %q: it has exited, but a process that left its group holds the output open", filepath.Base(p.path))
+	default:
+		return fmt.Errorf("program %q: %w", filepath.Base(p.path), err)
+	}
+}
+
+// group is the process group of a running program.
+type group struct {
+	mu   sync.Mutex
+	pid  int  // of the leader, and so of the group; 0 before the start
+	gone bool // the leader has been reaped, and its number may be another's
+}
+
+func (g *group) start(cmd *exec.Cmd) error {
+	g.mu.Lock() // output may already call for kill
+	defer g.mu.Unlock()
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	g.pid = cmd.Process.Pid
+	return nil
+}
+
+// kill ends all processes of the group. It may be called at any time, and often.
+func (g *group) kill() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.pid != 0 && !g.gone {
+		_ = syscall.Kill(-g.pid, syscall.SIGKILL) // fails if none is left
+	}
+}
+
+// leave makes kill do nothing from now on.
+func (g *group) leave() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.gone = true
+}
