@@ -1,0 +1,161 @@
+package task
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/converge-agents/converge/store"
+)
+
+// expireDue does what is due, when it is, until ctx is done.
+func (m *Manager) expireDue(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var pause pause
+	for {
+		m.setAlarm(timer)
+		select {
+		case <-ctx.Done():
+			return
+		case <-m.earlier:
+			continue
+		case <-timer.C:
+		}
+		err := m.expireAll(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if err == nil {
+			pause = 0
+			continue
+		}
+		m.logger.Warn("expired tasks cannot be changed; trying again", "error", err)
+		if !pause.wait(ctx) {
+			return
+		}
+	}
+}
+
+// setAlarm sets the timer for the first thing that is due.
+func (m *Manager) setAlarm(timer *time.Timer) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.alarm = m.firstDue()
+	if m.alarm == 0 {
+		timer.Stop()
+		return
+	}
+	timer.Reset(time.Duration(m.alarm - m.clock()))
+}
+
+// checkAlarm has the timer set anew if something is due before it goes off. It wants mu held.
+func (m *Manager) checkAlarm() {
+	first := m.firstDue()
+	if first == 0 || m.alarm != 0 && first >= m.alarm {
+		return
+	}
+	m.alarm = first
+	select {
+	case m.earlier <- struct{}{}:
+	default:
+	}
+}
+
+// firstDue returns the time of the first thing that is due, or 0. It wants mu held.
+func (m *Manager) firstDue() int64 {
+	if m.index == nil {
+		return 0
+	}
+	return m.index.due.first()
+}
+
+// expireAll does all that is due now. It goes on with the others where one finds the store full.
+func (m *Manager) expireAll(ctx context.Context) error {
+	now := m.clock()
+	var full error
+	for _, r := range m.allDue(now) {
+		err := m.expire(ctx, r, now)
+		if errors.Is(err, store.ErrFull) {
+			full = err
+		} else if err != nil {
+			return err
+		}
+	}
+	return full
+}
+
+func (m *Manager) allDue(now int64) []*record {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.index == nil {
+		return nil
+	}
+	return m.index.dueBy(now)
+}
+
+// expire does what is due for one task, unless somebody else has.
+func (m *Manager) expire(ctx context.Context, r *record, now int64) error {
+	next := r.expire(now)
+	err := m.write(ctx, next, r)
+	if errors.Is(err, store.ErrConflict) {
+		m.counts.conflicts.Add(1)
+		return m.reread(ctx, r)
+	}
+	if err != nil {
+		return err
+	}
+	if r.status == Assigned {
+		m.counts.expired.Add(1)
+	}
+	if next.status == Failed {
+		m.counts.failed.Add(1)
+	}
+	return nil
+}
+
+// reread replaces what the index has of a task by what the store has.
+func (m *Manager) reread(ctx context.Context, old *record) error {
+	r, err := m.read(ctx, old.spec.ID)
+	switch {
+	case errors.Is(err, ErrNotFound), errors.Is(err, ErrRecord):
+		m.forget(old)
+		return nil
+	case err == nil && r.revision == old.revision:
+		return store.ErrConflict // the store contradicts itself
+	}
+	return err
+}
+
+func (m *Manager) forget(old *record) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.index == nil {
+		return
+	}
+	if k := m.index.known[old.spec.ID]; k != nil && k.record == old {
+		m.index.drop(old)
+	}
+}
+
+// Bounds of the pause after the store has given an error.
+const (
+	minPause = 100 * time.Millisecond
+	maxPause = 30 * time.Second
+)
+
+// pause doubles from one wait to the next. The zero pause is as yet to be waited for.
+type pause time.Duration
+
+// wait returns false when ctx is done.
+func (p *pause) wait(ctx context.Context) bool {
+	*p = min(max(2**p, pause(minPause)), pause(maxPause))
+	timer := time.NewTimer(time.Duration(*p))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,240 @@
+package task
+
+import (
+	"container/heap"
+	"strings"
+
+	"github.com/converge-agents/converge/message"
+	"github.com/converge-agents/converge/store"
+)
+
+// index knows the tasks that have not ended: which are pending, for whom, and when which one is due.
+// Somebody else has to lock it.
+type index struct {
+	known  map[string]*known // by ID; one that has ended rests here until the watch has passed it
+	seen   store.Revision    // changes up to here came with the watch
+	groups map[string]*group // by route
+	shelf  map[anchor]map[*group]bool
+	size   int     // pending tasks
+	due    ranking // what expires
+}
+
+// known is the newest record of a task that an index has.
+type known struct{ *record }
+
+// group holds the pending tasks of one routing, by priority and then age.
+type group struct {
+	routing Spec // and nothing else
+	anchors []anchor
+	pending ranking
+}
+
+// anchor is one thing that a group asks of a profile. Each group is shelved under what sifts best, and
+// a lookup opens only the shelves of what the profile has; so it never meets groups that ask for other
+// capabilities.
+type anchor struct {
+	kind byte
+	name string
+}
+
+const (
+	anyone       = 'a' // groups that ask for nothing
+	byCapability = 'c' // by the first capability
+	byPool       = 'p' // without capabilities: by the pool
+	byNamespace  = 'n' // with a topic alone: by its namespace, and
+	byTopic      = 't' // once more all of them together, for patterns with wildcards
+)
+
+func newIndex() *index {
+	return &index{known: map[string]*known{}, groups: map[string]*group{}, shelf: map[anchor]map[*group]bool{}}
+}
+
+// learn takes in a record that this program has written or read, unless the watch has brought it, or
+// something newer, already.
+func (x *index) learn(r *record) {
+	if r.revision > x.seen {
+		x.put(r)
+	}
+}
+
+// put takes in a record unless a newer one is known.
+func (x *index) put(r *record) {
+	k := x.known[r.spec.ID]
+	if k == nil {
+		x.known[r.spec.ID] = &known{r}
+		x.list(r)
+	} else if k.revision < r.revision {
+		x.replace(k, r)
+	}
+}
+
+func (x *index) replace(k *known, r *record) {
+	x.unlist(k.record)
+	k.record = r
+	x.list(r)
+}
+
+// drop forgets a task.
+func (x *index) drop(r *record) {
+	x.unlist(r)
+	delete(x.known, r.spec.ID)
+}
+
+func (x *index) list(r *record) {
+	if at := r.due(); at != 0 {
+		x.due.add(ranked{major: at, rec: r})
+	}
+	if r.status != Pending {
+		return
+	}
+	g := x.groups[r.route]
+	if g == nil {
+		g = x.open(r)
+	}
+	g.pending.add(pendingRank(r))
+	x.size++
+}
+
+func (x *index) unlist(r *record) {
+	if at := r.due(); at != 0 {
+		x.due.remove(ranked{major: at, rec: r})
+	}
+	if r.status != Pending {
+		return
+	}
+	g := x.groups[r.route]
+	g.pending.remove(pendingRank(r))
+	x.size--
+	if g.pending.size == 0 {
+		x.close(g, r.route)
+	}
+}
+
+// pendingRank puts high priorities first. The complement turns the order round without overflow.
+func pendingRank(r *record) ranked {
+	return ranked{major: ^int64(r.spec.Priority), minor: r.created, rec: r}
+}
+
+func (x *index) open(r *record) *group {
+	s := &r.spec
+	g := &group{routing: Spec{Capabilities: s.Capabilities, Topic: s.Topic, Pool: s.Pool}, anchors: anchorsOf(s)}
+	x.groups[r.route] = g
+	for _, a := range g.anchors {
+		if x.shelf[a] == nil {
+			x.shelf[a] = map[*group]bool{}
+		}
+		x.shelf[a][g] = true
+	}
+	return g
+}
+
+func (x *index) close(g *group, route string) {
+	delete(x.groups, route)
+	for _, a := range g.anchors {
+		if delete(x.shelf[a], g); len(x.shelf[a]) == 0 {
+			delete(x.shelf, a)
+		}
+	}
+}
+
+func anchorsOf(s *Spec) []anchor {
+	switch {
+	case len(s.Capabilities) > 0:
+		return []anchor{{byCapability, s.Capabilities[0]}}
+	case s.Pool != "":
+		return []anchor{{byPool, s.Pool}}
+	case !s.Topic.IsZero():
+		return []anchor{{byNamespace, s.Topic.Namespace()}, {kind: byTopic}}
+	}
+	return []anchor{{kind: anyone}}
+}
+
+// anchors returns the shelves that hold everything the profile sees, none twice.
+func (p *Profile) anchors() map[anchor]bool {
+	set := map[anchor]bool{{kind: anyone}: true}
+	for _, c := range p.Capabilities {
+		set[anchor{byCapability, c}] = true
+	}
+	for _, pool := range p.Pools {
+		set[anchor{byPool, pool}] = true
+	}
+	for _, pattern := range p.Topics {
+		set[anchorOf(pattern)] = true
+	}
+	if set[anchor{kind: byTopic}] { // which holds what is by namespace too
+		for _, pattern := range p.Topics {
+			if a := anchorOf(pattern); a.kind == byNamespace {
+				delete(set, a)
+			}
+		}
+	}
+	return set
+}
+
+func anchorOf(pattern message.Pattern) anchor {
+	namespace := pattern.String()
+	if end := strings.IndexAny(namespace, "@?"); end >= 0 {
+		namespace = namespace[:end]
+	}
+	if strings.ContainsAny(namespace, "*>") {
+		return anchor{kind: byTopic}
+	}
+	return anchor{byNamespace, namespace}
+}
+
+// visible returns the first pending tasks that the profile sees and whose deadline is to come.
+func (x *index) visible(p *Profile, limit int, now int64) []*record {
+	var found []*record
+	heads := x.heads(p)
+	for len(heads) > 0 && len(found) < limit {
+		if r := heads[0].rec; !r.overdue(now) {
+			found = append(found, r)
+		}
+		if heads[0].next() {
+			heap.Fix(&heads, 0)
+		} else {
+			heap.Pop(&heads)
+		}
+	}
+	return found
+}
+
+// dueBy returns the records of which something is due at that time, the earliest first.
+func (x *index) dueBy(now int64) []*record {
+	var due []*record
+	if x.due.size == 0 {
+		return nil
+	}
+	for c, more := newCursor(&x.due), true; more && c.major <= now; more = c.next() {
+		due = append(due, c.rec)
+	}
+	return due
+}
+
+// heads returns a cursor into each group that the profile sees, as a heap.
+func (x *index) heads(p *Profile) cursors {
+	var heads cursors
+	for a := range p.anchors() {
+		for g := range x.shelf[a] {
+			if p.sees(&g.routing) {
+				heads = append(heads, newCursor(&g.pending))
+			}
+		}
+	}
+	heap.Init(&heads)
+	return heads
+}
+
+// cursors is a heap for the merge of groups.
+type cursors []*cursor
+
+func (c cursors) Len() int           { return len(c) }
+func (c cursors) Less(i, j int) bool { return c[i].compare(c[j].ranked) < 0 }
+func (c cursors) Swap(i, j int)      { c[i], c[j] = c[j], c[i] }
+func (c *cursors) Push(x any)        { *c = append(*c, x.(*cursor)) }
+func (c *cursors) Pop() any {
+	last := len(*c) - 1
+	popped := (*c)[last]
+	*c = (*c)[:last]
+	return popped
+}

@@ -1,0 +1,123 @@
+package task
+
+import (
+	"cmp"
+	"slices"
+	"sort"
+	"strings"
+)
+
+// ranking is a set of records in order. It is a list of short sorted runs, so that adding and removing
+// anywhere moves little, and adding last and removing first, the common case, nearly nothing.
+type ranking struct {
+	runs [][]ranked
+	size int
+}
+
+// runLength is the most records in a run.
+const runLength = 128
+
+// ranked is a record and its rank: lesser ones come first; equal ones go by ID.
+type ranked struct {
+	major, minor int64
+	rec          *record
+}
+
+func (a ranked) compare(b ranked) int {
+	if c := cmp.Compare(a.major, b.major); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(a.minor, b.minor); c != 0 {
+		return c
+	}
+	return strings.Compare(a.rec.spec.ID, b.rec.spec.ID)
+}
+
+// find returns the run that r belongs into, the place in it, and whether it is there.
+func (l *ranking) find(r ranked) (run, place int, found bool) {
+	run = sort.Search(len(l.runs), func(i int) bool {
+		last := l.runs[i][len(l.runs[i])-1]
+		return last.compare(r) >= 0
+	})
+	if run == len(l.runs) {
+		return run, 0, false
+	}
+	place, found = slices.BinarySearchFunc(l.runs[run], r, ranked.compare)
+	return run, place, found
+}
+
+// add puts in what is not there.
+func (l *ranking) add(r ranked) {
+	l.size++
+	run, place, _ := l.find(r)
+	if run == len(l.runs) { // behind everything
+		if run == 0 || len(l.runs[run-1]) >= runLength {
+			l.runs = append(l.runs, nil)
+		} else {
+			run--
+		}
+		l.runs[run] = append(l.runs[run], r)
+		return
+	}
+	l.runs[run] = slices.Insert(l.runs[run], place, r)
+	if len(l.runs[run]) > runLength {
+		half := len(l.runs[run]) / 2
+		upper := slices.Clone(l.runs[run][half:])
+		clear(l.runs[run][half:])
+		l.runs[run] = l.runs[run][:half]
+		l.runs = slices.Insert(l.runs, run+1, upper)
+	}
+}
+
+// remove takes out what is there.
+func (l *ranking) remove(r ranked) {
+	run, place, found := l.find(r)
+	if !found {
+		return
+	}
+	l.size--
+	if l.runs[run] = without(l.runs[run], place); len(l.runs[run]) == 0 {
+		l.runs = without(l.runs, run)
+	}
+}
+
+// without removes an element; at the front by moving the front.
+func without[T any](s []T, i int) []T {
+	if i > 0 {
+		return slices.Delete(s, i, i+1)
+	}
+	clear(s[:1])
+	return s[1:]
+}
+
+// first returns the major rank of the first record; 0 if there is none.
+func (l *ranking) first() int64 {
+	if l.size == 0 {
+		return 0
+	}
+	return l.runs[0][0].major
+}
+
+// cursor walks through a ranking that stands still.
+type cursor struct {
+	ranked
+	runs  [][]ranked
+	place int
+}
+
+// newCursor stands at the first record; there must be one.
+func newCursor(l *ranking) *cursor {
+	return &cursor{runs: l.runs, ranked: l.runs[0][0]}
+}
+
+// next moves on, and tells whether there was something to move to.
+func (c *cursor) next() bool {
+	if c.place++; c.place == len(c.runs[0]) {
+		c.runs, c.place = c.runs[1:], 0
+	}
+	if len(c.runs) == 0 {
+		return false
+	}
+	c.ranked = c.runs[0][c.place]
+	return true
+}

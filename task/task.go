@@ -1,0 +1,174 @@
+// Package task hands out work: tasks are submitted, shown to those agents that they are routed to,
+// claimed by one of them, and completed, failed or cancelled, once.
+//
+// A [Manager] keeps its tasks on a [store.Store]. Any number of managers, in any number of processes,
+// may share one; every change of a task is a compare-and-set on its record, so they need not know of
+// each other. What they guarantee together:
+//
+//   - A task goes pending → assigned → completed, failed or cancelled. It may go from assigned back to
+//     pending, when a claim expires or is released; it never leaves one of the last three.
+//   - A claim has exactly one winner. Each has an epoch, higher than those before it, which serves as
+//     fencing token: with [Manager.Heartbeat], [Manager.Report] and [Manager.Fail] the holder shows it,
+//     and one that lost its claim is refused with [ErrClaimLost].
+//   - A claim that has expired is lost from that instant, whether or not anything has noticed.
+//     Managers that somebody is attached to notice by themselves, and release it.
+//
+// Claims are compared with the clock of the manager that is asked. Managers that share a store should
+// agree on the time to within a small part of the claims' time to live; where they do not, a claim may
+// end early, but still no two agents can report one.
+package task
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/message"
+	"github.com/converge-agents/converge/store"
+)
+
+// Errors that callers branch on with [errors.Is].
+var (
+	ErrNotFound     = errors.New("no such task")
+	ErrExists       = errors.New("task exists")
+	ErrNotPending   = errors.New("task is not pending")
+	ErrNotRouted    = errors.New("task is not routed to this agent")
+	ErrClaimLost    = errors.New("claim is lost")
+	ErrTerminal     = errors.New("task has ended")
+	ErrNotSubmitter = errors.New("only its submitter may cancel a task")
+	ErrFull         = errors.New("too many pending tasks")
+	ErrInvalid      = errors.New("invalid argument")
+	ErrRecord       = errors.New("unreadable task record") // corrupt, or written by a newer version
+)
+
+// Status is the state of a task. The zero Status is none.
+type Status uint8
+
+// The states of a task. The last three are terminal.
+const (
+	Pending Status = iota + 1
+	Assigned
+	Completed
+	Failed
+	Cancelled
+)
+
+var statusText = [...]string{Pending: "pending", Assigned: "assigned", Completed: "completed", Failed: "failed", Cancelled: "cancelled"}
+
+// Terminal reports whether a task in this state has ended.
+func (s Status) Terminal() bool { return s >= Completed && s <= Cancelled }
+
+// String returns the lower-case name of the state.
+func (s Status) String() string {
+	if s < Pending || s > Cancelled {
+		return fmt.Sprintf("status(%d)", uint8(s))
+	}
+	return statusText[s]
+}
+
+// MarshalText implements [encoding.TextMarshaler] with the form of [Status.String].
+func (s Status) MarshalText() ([]byte, error) {
+	if s < Pending || s > Cancelled {
+		return nil, fmt.Errorf("task status %d does not exist", uint8(s))
+	}
+	return []byte(statusText[s]), nil
+}
+
+// UnmarshalText implements [encoding.TextUnmarshaler]; it leaves s alone on error.
+func (s *Status) UnmarshalText(text []byte) error {
+	i := slices.Index(statusText[:], string(text))
+	if i < int(Pending) {
+		return fmt.Errorf("task status %.80q does not exist", text)
+	}
+	*s = Status(i)
+	return nil
+}
+
+// Spec says what is to be done and who may do it. A name, where it says so, is made of 1 to 128 ASCII
+// letters, digits and "._:/@+-".
+type Spec struct {
+	ID   string // a name, unused so far; empty means 16 random bytes in hexadecimal
+	Kind string // a name: what sort of work this is. Required.
+
+	Params json.RawMessage // a JSON object of at most MaxParams bytes; empty means {}
+
+	// The routing: an agent sees the task if it has all Capabilities, and a pattern that matches Topic
+	// if one is set, and is in Pool if one is set.
+	Capabilities []string // names, at most MaxCapabilities; kept sorted and without repetition
+	Topic        message.Topic
+	Pool         string // a name
+
+	Submitter identity.ID   // who may cancel it. Required.
+	ClaimTTL  time.Duration // how long a claim lasts without heartbeat, MinClaimTTL to MaxClaimTTL; 0 means the manager's default
+	Deadline  time.Time     // when it fails if it has not ended; zero means never
+	Priority  int           // higher ones are shown first
+}
+
+// Limits of a task.
+const (
+	MaxParams       = 256 << 10 // bytes of Spec.Params
+	MaxResult       = 512 << 10 // bytes of a result
+	MaxReason       = 4 << 10   // bytes of the reason for a failure
+	MaxCapabilities = 32
+	MinClaimTTL     = 10 * time.Millisecond
+	MaxClaimTTL     = 24 * time.Hour
+)
+
+// Task is a task as it was at one revision. Times are UTC and without monotonic reading.
+type Task struct {
+	Spec
+	Status       Status
+	Claimant     identity.ID // who holds it, or held it when it ended; zero if nobody
+	Epoch        uint64      // how many claims it has seen; the last one's fencing token
+	ClaimExpires time.Time   // zero unless assigned
+	CreatedAt    time.Time
+	UpdatedAt    time.Time
+	Result       []byte         // of a completed task
+	ResultType   string         // its media type
+	Error        string         // why a task failed
+	Revision     store.Revision // of its record; grows with every change
+}
+
+// Profile is what an agent can do and where it is. The zero Profile sees the tasks that ask for nothing.
+type Profile struct {
+	Agent        identity.ID
+	Capabilities []string
+	Topics       []message.Pattern
+	Pools        []string
+}
+
+// Sees reports whether tasks with this routing are shown to the agent.
+func (p Profile) Sees(s Spec) bool { return p.sees(&s) }
+
+func (p *Profile) sees(s *Spec) bool {
+	return p.inPool(s.Pool) && p.onTopic(s.Topic) && p.has(s.Capabilities)
+}
+
+func (p *Profile) has(capabilities []string) bool {
+	for _, c := range capabilities {
+		if !slices.Contains(p.Capabilities, c) {
+			return false
+		}
+	}
+	return true
+}
+
+func (p *Profile) onTopic(t message.Topic) bool {
+	return t.IsZero() || slices.ContainsFunc(p.Topics, func(pattern message.Pattern) bool { return pattern.Matches(t) })
+}
+
+func (p *Profile) inPool(pool string) bool {
+	return pool == "" || slices.Contains(p.Pools, pool)
+}
+
+// Claim is the right to end a task, held by one agent until Expires. The pair of task and epoch is
+// unique, and so fit to fence off what a former holder does elsewhere.
+type Claim struct {
+	TaskID  string
+	Agent   identity.ID
+	Epoch   uint64
+	Expires time.Time
+}
