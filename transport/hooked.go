@@ -71,7 +71,7 @@ func NewHooked(c HookedConfig) (*Hooked, error) {
 		h.log = slog.Default()
 	}
 	if c.ReceiveUnsafe {
-		h.log.Warn("receiving UNVERIFIED messages: senders can be forged and messages replayed", "agent", c.Signer.ID())
+		h.log.Warn("receiving UNVERIFIED messages: senders can be forged and messages replayed", "id", c.Signer.ID())
 		h.open = message.ParseUnsafe
 	}
 	return h, nil

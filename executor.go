@@ -1,0 +1,210 @@
+package converge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/panics"
+	"github.com/converge-agents/converge/internal/stat"
+	"github.com/converge-agents/converge/message"
+	"github.com/converge-agents/converge/ratelimit"
+	"github.com/converge-agents/converge/task"
+	"github.com/converge-agents/converge/tool"
+)
+
+// Errors of decisions, to be compared with [errors.Is].
+var (
+	// ErrNotConfigured says that the runtime has nothing that carries out such a decision.
+	ErrNotConfigured = errors.New("not configured")
+	// ErrNotHeld says that the agent does not hold the task that a decision is about.
+	ErrNotHeld = errors.New("task is not held by this agent")
+	// ErrTooMany says that a bound of the executor is reached; later the decision may succeed.
+	ErrTooMany = errors.New("too many at once")
+)
+
+// Bounds of a [StandardExecutor]. A decision beyond one fails with [ErrTooMany].
+const (
+	DefaultMaxCalls     = 256     // tool calls that run or whose result the agent has not seen
+	MaxHeldClaims       = 4096    // tasks that an agent holds
+	MaxOutstandingTasks = 1 << 20 // tasks that an agent submitted and that have not ended
+)
+
+// Handler carries out decisions of a custom kind. It runs on the agent's goroutine and has to return
+// when ctx ends.
+type Handler func(ctx context.Context, d Decision) error
+
+// ExecutorConfig says what an agent's decisions may do. The zero value sends messages and runs no tool.
+type ExecutorConfig struct {
+	// Tools holds the tools there are; ToolAllowlist names those that this agent may run. nil and empty
+	// lists allow none, and there is no wildcard.
+	Tools         *tool.Registry
+	ToolAllowlist []string
+	// ToolTimeout bounds a tool call; 0 means tool.DefaultTimeout. A tool's own timeout applies too if
+	// it is shorter.
+	ToolTimeout time.Duration
+	// MaxCalls bounds the tool calls that run at once or whose results wait; 0 means DefaultMaxCalls.
+	MaxCalls int
+	// Limiter, if set, limits what the agent sends. Its sender bucket is that of this agent; agents may
+	// share a Limiter.
+	Limiter *ratelimit.Limiter
+	// Handlers carry out decisions of custom kinds, by Kind. The kinds of this package cannot be
+	// replaced.
+	Handlers map[string]Handler
+}
+
+// ExecutorEnv is what a [StandardExecutor] acts on. A [Runtime] provides its own.
+type ExecutorEnv struct {
+	Agent  identity.ID                                // who acts; required
+	Name   string                                     // for logs
+	Send   func(context.Context, message.Draft) error // signs and sends; required
+	Tasks  *task.Manager                              // nil if the agent has no tasks
+	Route  task.Profile                               // which tasks the agent may claim
+	Notify func()                                     // called when something waits for Collect; must not block
+	Logger *slog.Logger                               // nil means slog.Default
+}
+
+// StandardExecutor carries out the decisions of one agent: it sends under the egress limit, runs tools
+// under the guard and beside the agent's turns, and keeps the agent's claims. Execute is called from
+// one goroutine; the other methods are safe for concurrent use.
+type StandardExecutor struct {
+	env      ExecutorEnv
+	guard    *tool.Guard
+	limiter  *ratelimit.Limiter
+	handlers map[string]Handler
+	maxCalls int
+
+	callsCtx context.Context // ends with the executor
+	cancel   context.CancelCauseFunc
+	calls    sync.WaitGroup
+
+	mu          sync.Mutex
+	running     int
+	results     []ToolResult
+	claimed     []task.Task
+	ended       []task.Task
+	held        map[string]*heldClaim
+	outstanding map[string]struct{} // tasks submitted here that have not ended
+
+	limited   stat.Vec[ratelimit.Scope]
+	toolTimes stat.Histogram
+}
+
+// heldClaim is a claim and the number of tool calls that work on it.
+type heldClaim struct {
+	claim task.Claim
+	calls int
+}
+
+// NewStandardExecutor checks the configuration and returns an executor. Close it.
+func NewStandardExecutor(c ExecutorConfig, env ExecutorEnv) (*StandardExecutor, error) {
+	if env.Agent.IsZero() || env.Send == nil {
+		return nil, errors.New("converge.ExecutorEnv: Agent and Send are required")
+	}
+	if c.MaxCalls < 0 {
+		return nil, errors.New("converge.ExecutorConfig.MaxCalls: negative")
+	}
+	for kind, handler := range c.Handlers {
+		if builtin(kind) || handler == nil {
+			return nil, fmt.Errorf("converge.ExecutorConfig.Handlers[%q]: the kind is one of this package, or the handler is nil", kind)
+		}
+	}
+	if env.Logger == nil {
+		env.Logger = slog.Default()
+	}
+	if env.Notify == nil {
+		env.Notify = func() {}
+	}
+	guard, err := tool.NewGuard(tool.GuardConfig{
+		Tools:     c.Tools,
+		Allowlist: c.ToolAllowlist,
+		Timeout:   c.ToolTimeout,
+		Agent:     env.Name,
+		Logger:    env.Logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	e := &StandardExecutor{
+		env:      env,
+		guard:    guard,
+		limiter:  c.Limiter,
+		handlers: c.Handlers,
+		maxCalls: c.MaxCalls,
+	}
+	if e.maxCalls == 0 {
+		e.maxCalls = DefaultMaxCalls
+	}
+	e.callsCtx, e.cancel = context.WithCancelCause(context.Background())
+	return e, nil
+}
+
+// Execute carries out one decision. Tool calls it only starts.
+func (e *StandardExecutor) Execute(ctx context.Context, d Decision) error {
+	switch d := d.(type) {
+	case SendMessage:
+		return e.send(ctx, d.Draft)
+	case InvokeTool:
+		return e.invoke(d)
+	case SubmitTask, ClaimTask, ReportTask, FailTask, CancelTask:
+		if e.env.Tasks == nil {
+			return fmt.Errorf("%s: %w: the runtime has no task manager (Config.Tasks)", d.Kind(), ErrNotConfigured)
+		}
+		return e.executeTask(ctx, d)
+	}
+	handler, ok := e.handlers[d.Kind()]
+	if !ok {
+		return notConfigured(d)
+	}
+	return runHandler(ctx, handler, d)
+}
+
+func notConfigured(d Decision) error {
+	if builtin(d.Kind()) {
+		return fmt.Errorf("%s: %w: this version has no such protocol", d.Kind(), ErrNotConfigured)
+	}
+	return fmt.Errorf("decision of kind %.40q: %w: no handler for it (ExecutorConfig.Handlers)", d.Kind(), ErrNotConfigured)
+}
+
+func runHandler(ctx context.Context, h Handler, d Decision) (err error) {
+	defer panics.Catch(&err, "handler of "+d.Kind())
+	return h(ctx, d)
+}
+
+func (e *StandardExecutor) send(ctx context.Context, d message.Draft) error {
+	if e.limiter != nil {
+		if r := e.limiter.Take(e.env.Agent, d.Topics); !r.OK {
+			e.limited.Inc(r.Scope)
+			return fmt.Errorf("send_message: %w", r.Err())
+		}
+	}
+	return e.env.Send(ctx, d)
+}
+
+// Collect returns, once, what has happened beside the turns.
+func (e *StandardExecutor) Collect() (results []ToolResult, claimed, ended []task.Task) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	results, claimed, ended = e.results, e.claimed, e.ended
+	e.results, e.claimed, e.ended = nil, nil, nil
+	return results, claimed, ended
+}
+
+// Busy reports whether tool calls run or something waits for Collect.
+func (e *StandardExecutor) Busy() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.running+len(e.results)+len(e.claimed)+len(e.ended) > 0
+}
+
+// Close cancels the tool calls that run, waits for them to be given up, and gives back the tasks that
+// the agent still holds. Closing twice is fine.
+func (e *StandardExecutor) Close(ctx context.Context) error {
+	e.cancel(errors.New("the agent is stopping"))
+	e.calls.Wait()
+	return e.releaseClaims(ctx)
+}

@@ -1,0 +1,71 @@
+package converge_test
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/converge-agents/converge"
+
+// floors is the plan of the house (docs/architecture.md): a package imports packages of lower floors only.
+var floors = map[string]int{
+	"internal/cose":   0,
+	"internal/panics": 0,
+	"internal/queue":  0,
+	"internal/stat":   0,
+	"store":           0,
+
+	"identity":        1,
+	"store/memory":    1,
+	"store/storetest": 1,
+	"tool":            1,
+
+	"message":      2,
+	"tool/command": 2,
+
+	"discovery": 3,
+	"ratelimit": 3,
+	"task":      3,
+	"transport": 3,
+
+	"transport/local":         4,
+	"transport/transporttest": 4,
+
+	"": 5, // package converge
+
+	"observe": 6,
+	"role":    6,
+
+	"config": 7,
+
+	"network": 8,
+
+	"cmd/converge":      9,
+	"examples/embedded": 9,
+}
+
+func TestFloors(t *testing.T) {
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}}{{range .Imports}} {{.}}{{end}}`, "./...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	room := func(path string) string { return strings.TrimPrefix(strings.TrimPrefix(path, module), "/") }
+	for line := range strings.Lines(string(out)) {
+		paths := strings.Fields(line)
+		name := room(paths[0])
+		floor, declared := floors[name]
+		if !declared {
+			t.Errorf("package %q has no floor: give it one in docs/architecture.md and here", name)
+			continue
+		}
+		for _, path := range paths[1:] {
+			if !strings.HasPrefix(path, module) {
+				continue
+			}
+			if below := floors[room(path)]; below >= floor {
+				t.Errorf("%q (floor %d) imports %q (floor %d): imports go down only", name, floor, room(path), below)
+			}
+		}
+	}
+}

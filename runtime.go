@@ -1,0 +1,366 @@
+package converge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/converge-agents/converge/discovery"
+	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/panics"
+	"github.com/converge-agents/converge/internal/stat"
+	"github.com/converge-agents/converge/message"
+	"github.com/converge-agents/converge/task"
+	"github.com/converge-agents/converge/transport"
+)
+
+// Defaults of a [Config].
+const (
+	DefaultTurnMessages  = 64
+	DefaultTurnTasks     = 64
+	DefaultDecideTimeout = 5 * time.Minute
+	DefaultSendTimeout   = 10 * time.Second
+	DefaultDrainTimeout  = 10 * time.Second
+)
+
+// RuntimeHooks are called where hooks of the transport do not reach. They must return at once.
+type RuntimeHooks struct {
+	// FallbackPreSend sees each draft that is sent on the fallback path, that is, by a runtime without
+	// executor. It may return the draft, a changed one, or nil to drop it.
+	FallbackPreSend func(ctx context.Context, d message.Draft) *message.Draft
+	// UnverifiedDrop is told of each frame that verification refused, and why.
+	UnverifiedDrop func(ctx context.Context, r *message.Refusal)
+}
+
+// Config configures a [Runtime]. Required are Identity, Network, Agent, Transport and Registry.
+type Config struct {
+	Identity  *identity.Identity
+	Network   string // its name is part of every signature; see message.CheckNetwork
+	Agent     Agent
+	Transport transport.Transport // the runtime starts and closes it
+	Registry  *identity.Registry  // whose messages are accepted; see discovery.Service.Populate
+
+	Name         string            // for logs; "" means the short ID
+	Hooks        []transport.Hook  // in this order, ratelimit.NewHook first
+	RuntimeHooks RuntimeHooks      //
+	Topics       []message.Pattern // what the agent subscribes to
+	Capabilities []discovery.Capability
+	Endpoints    []string           // for the agent's descriptor
+	Discovery    *discovery.Service // if set, the agent registers at the start and withdraws at the end
+
+	// Tasks and Executor say what decisions can do. With neither there is no executor, only the
+	// fallback path: messages are sent, through RuntimeHooks.FallbackPreSend, and nothing else.
+	Tasks    *task.Manager
+	Executor *ExecutorConfig
+
+	Inbox         InboxConfig
+	TurnMessages  int           // messages of one turn at most; 0 means DefaultTurnMessages
+	TurnTasks     int           // tasks shown in one turn at most; 0 means DefaultTurnTasks
+	TickEvery     time.Duration // turns come at least this often; 0 means only when there is something
+	DecideTimeout time.Duration // when Decide's context ends; 0 means DefaultDecideTimeout
+	SendTimeout   time.Duration // how long a full recipient can hold up the agent; 0 means DefaultSendTimeout
+	DrainTimeout  time.Duration // how long Run goes on after its context ended; 0 means DefaultDrainTimeout
+
+	// Verifier sets limits of verification; Self, Network and Keys are set by the runtime.
+	Verifier message.VerifierConfig
+
+	Logger *slog.Logger // nil means slog.Default
+
+	// ReceiveUnsafe lets the agent see UNVERIFIED messages: anybody can speak as anybody. For
+	// experiments only; the log warns.
+	ReceiveUnsafe bool
+}
+
+func (c *Config) validate() error {
+	switch {
+	case c.Identity == nil:
+		return errors.New("converge.Config.Identity: required")
+	case c.Agent == nil:
+		return errors.New("converge.Config.Agent: required")
+	case c.Transport == nil:
+		return errors.New("converge.Config.Transport: required")
+	case c.Registry == nil:
+		return errors.New("converge.Config.Registry: required; without the keys of others no message can be verified")
+	case c.Inbox.Capacity < 0, c.TurnMessages < 0, c.TurnTasks < 0:
+		return errors.New("converge.Config: Inbox.Capacity, TurnMessages and TurnTasks must not be negative")
+	case c.TickEvery < 0, c.DecideTimeout < 0, c.SendTimeout < 0, c.DrainTimeout < 0:
+		return errors.New("converge.Config: TickEvery, DecideTimeout, SendTimeout and DrainTimeout must not be negative")
+	}
+	if err := message.CheckNetwork(c.Network); err != nil {
+		return fmt.Errorf("converge.Config.Network: %w", err)
+	}
+	return nil
+}
+
+func (c *Config) setDefaults() {
+	setDefault(&c.Name, c.Identity.ID().Short())
+	setDefault(&c.TurnMessages, DefaultTurnMessages)
+	setDefault(&c.TurnTasks, DefaultTurnTasks)
+	setDefault(&c.DecideTimeout, DefaultDecideTimeout)
+	setDefault(&c.SendTimeout, DefaultSendTimeout)
+	setDefault(&c.DrainTimeout, DefaultDrainTimeout)
+	setDefault(&c.Logger, slog.Default())
+	c.Verifier.Self, c.Verifier.Network, c.Verifier.Keys = c.Identity.ID(), c.Network, c.Registry
+}
+
+func setDefault[T comparable](v *T, otherwise T) {
+	var zero T
+	if *v == zero {
+		*v = otherwise
+	}
+}
+
+// Runtime runs one agent. Its methods are safe for concurrent use.
+type Runtime struct {
+	config   Config
+	log      *slog.Logger
+	signer   *message.Signer
+	verifier *message.Verifier
+	hooked   *transport.Hooked
+	executor executor
+	inbox    *Inbox
+	schedule *Scheduler
+	profile  task.Profile
+	state    atomic.Int32
+
+	turnStarted atomic.Int64 // when the current turn began, in nanoseconds since 1970; 0 between turns
+
+	failures []Failure // of the last turn; Run's goroutine only
+	backoff  time.Duration
+
+	turns     stat.Counter
+	errored   stat.Counter
+	decided   decisionCounts
+	turnTimes stat.Histogram
+}
+
+// New checks the configuration and returns a runtime. It starts nothing; see [Runtime.Run].
+func New(c Config) (*Runtime, error) {
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
+	c.setDefaults()
+	r := &Runtime{config: c, log: c.Logger.With("agent", c.Name), inbox: NewInbox(c.Inbox), schedule: NewScheduler()}
+	var err error
+	if r.signer, err = message.NewSigner(message.SignerConfig{Identity: c.Identity, Network: c.Network, MaxSize: c.Verifier.MaxSize}); err != nil {
+		return nil, err
+	}
+	if r.verifier, err = message.NewVerifier(c.Verifier); err != nil {
+		return nil, err
+	}
+	r.hooked, err = transport.NewHooked(transport.HookedConfig{
+		Transport:      c.Transport,
+		Signer:         r.signer,
+		Verifier:       r.verifier,
+		Hooks:          c.Hooks,
+		UnverifiedDrop: c.RuntimeHooks.UnverifiedDrop,
+		Logger:         r.log,
+		ReceiveUnsafe:  c.ReceiveUnsafe,
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.profile = profileOf(c)
+	r.executor, err = r.newExecutor()
+	return r, err
+}
+
+func profileOf(c Config) task.Profile {
+	p := task.Profile{Agent: c.Identity.ID(), Topics: c.Topics}
+	for _, capability := range c.Capabilities {
+		p.Capabilities = append(p.Capabilities, capability.Name)
+	}
+	return p
+}
+
+// executor is what carries out decisions: a [StandardExecutor], or the fallback path.
+type executor interface {
+	Execute(ctx context.Context, d Decision) error
+	Collect() (results []ToolResult, claimed, ended []task.Task)
+	Observe(t task.Task)
+	Busy() bool
+	Close(ctx context.Context) error
+	stats() executorStats
+}
+
+func (r *Runtime) newExecutor() (executor, error) {
+	c := r.config
+	if c.Executor == nil && c.Tasks == nil {
+		return &fallback{send: r.send, preSend: c.RuntimeHooks.FallbackPreSend}, nil
+	}
+	if c.Executor == nil {
+		c.Executor = &ExecutorConfig{}
+	}
+	return NewStandardExecutor(*c.Executor, ExecutorEnv{
+		Agent:  c.Identity.ID(),
+		Name:   c.Name,
+		Send:   r.send,
+		Tasks:  c.Tasks,
+		Route:  r.profile,
+		Notify: r.schedule.Wake,
+		Logger: c.Logger,
+	})
+}
+
+func (r *Runtime) send(ctx context.Context, d message.Draft) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, r.config.SendTimeout, errSendTimeout)
+	defer cancel()
+	_, err := r.hooked.Send(ctx, d)
+	return err
+}
+
+var errSendTimeout = errors.New("the recipient's queue stayed full for the whole send timeout")
+
+// ID returns the agent's ID.
+func (r *Runtime) ID() identity.ID { return r.config.Identity.ID() }
+
+// Run runs the agent until ctx ends. Then it stops receiving, withdraws from discovery, gives the agent
+// what has already come and waits for its tools, for up to Config.DrainTimeout, and returns nil. It
+// returns an error if it cannot start or if the transport fails. It can be called once.
+func (r *Runtime) Run(ctx context.Context) (err error) {
+	if !r.state.CompareAndSwap(int32(StateNew), int32(StateStarting)) {
+		return errors.New("run agent: Run was called before")
+	}
+	defer r.state.Store(int32(StateStopped))
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("run agent %s: %w", r.config.Name, err)
+		}
+	}()
+	if err := r.config.Transport.Start(ctx); err != nil {
+		return err
+	}
+	defer r.config.Transport.Close()
+	return r.runStarted(ctx)
+}
+
+// runStarted is Run once the transport works.
+func (r *Runtime) runStarted(ctx context.Context) error {
+	for _, p := range r.config.Topics {
+		if err := r.hooked.Subscribe(ctx, p); err != nil {
+			return err
+		}
+	}
+	if starter, ok := r.config.Agent.(Starter); ok {
+		if err := r.call(ctx, "OnStart", starter.OnStart); err != nil {
+			return err
+		}
+	}
+	// From here on, all of this is undone in the reverse order.
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var receiving sync.WaitGroup
+	receiving.Go(func() { r.receive(ctx, cancel) })
+	defer receiving.Wait()
+	defer cancel(nil)
+
+	stopDiscovery, err := r.register(ctx)
+	if err != nil {
+		return errors.Join(err, r.close(ctx))
+	}
+	detach := r.attach()
+	r.state.Store(int32(StateRunning))
+	r.log.Info("agent is running", "id", r.ID())
+
+	cause := r.loop(ctx)
+
+	r.state.Store(int32(StateDraining))
+	stopDiscovery()
+	cancel(nil)
+	receiving.Wait()
+	drainErr := r.drain(ctx)
+	detach()
+	closeErr := r.close(ctx)
+	if errors.Is(cause, errTransport) {
+		return errors.Join(cause, drainErr, closeErr)
+	}
+	return errors.Join(drainErr, closeErr)
+}
+
+var errTransport = errors.New("the transport failed")
+
+// receive moves messages into the inbox until ctx ends.
+func (r *Runtime) receive(ctx context.Context, fail context.CancelCauseFunc) {
+	for {
+		m, err := r.hooked.Receive(ctx)
+		if err != nil {
+			if ctx.Err() == nil {
+				fail(fmt.Errorf("%w: %w", errTransport, err))
+			}
+			return
+		}
+		if err := r.inbox.Put(ctx, m); err == nil {
+			r.schedule.Wake()
+		}
+	}
+}
+
+// attach has the agent woken by changes of tasks that concern it.
+func (r *Runtime) attach() (detach func()) {
+	if r.config.Tasks == nil {
+		return func() {}
+	}
+	return r.config.Tasks.Attach(func(t task.Task) {
+		if t.Status == task.Pending && r.profile.Sees(t.Spec) {
+			r.schedule.Wake()
+		}
+		r.executor.Observe(t)
+	})
+}
+
+// loop runs turns until ctx ends, and returns why it ended.
+func (r *Runtime) loop(ctx context.Context) error {
+	defer r.schedule.Stop()
+	r.turn(ctx, r.assemble(false))
+	for {
+		if r.config.TickEvery > 0 {
+			r.schedule.WakeAfter(r.config.TickEvery)
+		}
+		timed, err := r.schedule.Wait(ctx)
+		if err != nil || ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if t := r.assemble(false); timed || !t.isEmpty() {
+			r.turn(ctx, t)
+		}
+	}
+}
+
+// drain gives the agent what has come already, until nothing is left or the time is over.
+func (r *Runtime) drain(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.config.DrainTimeout)
+	defer cancel()
+	defer r.schedule.Stop()
+	for r.inbox.Len() > 0 || r.executor.Busy() {
+		if t := r.assemble(true); !t.isEmpty() {
+			r.turn(ctx, t)
+			continue
+		}
+		if _, err := r.schedule.Wait(ctx); err != nil {
+			r.log.Warn("drain timeout: giving up on what is left", "messages", r.inbox.Len(), "after", r.config.DrainTimeout)
+			return nil
+		}
+	}
+	return nil
+}
+
+// close ends the executor and tells the agent.
+func (r *Runtime) close(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.config.DrainTimeout)
+	defer cancel()
+	err := r.executor.Close(ctx)
+	if stopper, ok := r.config.Agent.(Stopper); ok {
+		err = errors.Join(err, r.call(ctx, "OnStop", stopper.OnStop))
+	}
+	return err
+}
+
+// call calls a method of the agent and turns its panic into an error.
+func (r *Runtime) call(ctx context.Context, what string, f func(context.Context) error) (err error) {
+	defer panics.Catch(&err, what)
+	return f(ctx)
+}
