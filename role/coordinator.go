@@ -1,0 +1,314 @@
+package role
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/converge-agents/converge"
+	"github.com/converge-agents/converge/message"
+	"github.com/converge-agents/converge/task"
+)
+
+const (
+	// DefaultWindow is how many tasks of a coordinator are under way at once.
+	DefaultWindow = 1024
+	// maxAsks is how often a coordinator asks for a statement that it misses; the pauses double.
+	maxAsks  = 6
+	askAfter = time.Second
+)
+
+// CoordinatorConfig configures a [Coordinator].
+type CoordinatorConfig struct {
+	Tasks  []task.Spec // what is to be done; each gets an ID if it has none
+	Window int         // tasks under way at once; 0 means DefaultWindow
+	// Deadline bounds the whole job: what has not ended by then is cancelled. 0 means none.
+	Deadline time.Duration
+	// Progress, if set, is called on the agent's goroutine when something has changed; it must not
+	// block.
+	Progress func(Progress)
+}
+
+// Progress counts a coordinator's tasks.
+type Progress struct {
+	Total     int
+	Submitted int
+	Completed int
+	Failed    int // failed, cancelled, refused, or completed without a valid statement
+}
+
+// Done reports whether every task has ended.
+func (p Progress) Done() bool { return p.Completed+p.Failed == p.Total }
+
+// Outcome is how one task ended.
+type Outcome struct {
+	Task task.Task
+	// Signed says that the agent that held the task has signed a statement that agrees with the record.
+	Signed bool
+	Err    error // nil exactly if the task completed and Signed
+}
+
+// ErrUnsigned says that a task's record is not backed by a statement of the agent that held it.
+var ErrUnsigned = errors.New("no valid signed statement of the agent that did the task")
+
+// Coordinator submits tasks and collects their results, each with the signed [Statement] of the worker.
+type Coordinator struct {
+	config CoordinatorConfig
+	done   chan struct{}
+
+	// Only the agent's goroutine uses these.
+	next     int // index of the next task to submit
+	byID     map[string]int
+	waiting  map[string]*waiting // submitted, not settled
+	again    []converge.Decision // submissions that found no room
+	deadline time.Time
+	overdue  bool
+
+	mu       sync.Mutex
+	outcomes []Outcome
+	progress Progress
+}
+
+// waiting is a task that is under way or whose statement has not come.
+type waiting struct {
+	record     *task.Task // once the task has ended
+	statements map[statementKey]Statement
+	asks       int
+	askAt      time.Time
+}
+
+// statementKey tells apart who vouched; at most maxWitnesses are kept for a task.
+type statementKey [32]byte
+
+const maxWitnesses = 8
+
+// NewCoordinator checks the configuration and returns a coordinator.
+func NewCoordinator(c CoordinatorConfig) (*Coordinator, error) {
+	if c.Window < 0 || c.Deadline < 0 {
+		return nil, errors.New("role.CoordinatorConfig: Window and Deadline must not be negative")
+	}
+	if c.Window == 0 {
+		c.Window = DefaultWindow
+	}
+	k := &Coordinator{
+		config:   c,
+		done:     make(chan struct{}),
+		byID:     map[string]int{},
+		waiting:  map[string]*waiting{},
+		outcomes: make([]Outcome, len(c.Tasks)),
+		progress: Progress{Total: len(c.Tasks)},
+	}
+	for i := range c.Tasks {
+		if c.Tasks[i].ID == "" {
+			c.Tasks[i].ID = task.NewID()
+		}
+		k.byID[c.Tasks[i].ID] = i
+	}
+	if len(k.byID) < len(c.Tasks) {
+		return nil, errors.New("role.CoordinatorConfig.Tasks: two tasks have the same ID")
+	}
+	return k, nil
+}
+
+// Done is closed when every task has ended and its statement has come or been given up.
+func (k *Coordinator) Done() <-chan struct{} { return k.done }
+
+// Outcomes returns how the tasks ended, in the order of the configuration. Those that have not ended
+// are zero.
+func (k *Coordinator) Outcomes() []Outcome {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return append([]Outcome(nil), k.outcomes...)
+}
+
+// Progress returns the counts so far.
+func (k *Coordinator) Progress() Progress {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.progress
+}
+
+// OnStart implements converge.Starter.
+func (k *Coordinator) OnStart(context.Context) error {
+	if k.config.Deadline > 0 {
+		k.deadline = time.Now().Add(k.config.Deadline)
+	}
+	if len(k.config.Tasks) == 0 {
+		close(k.done)
+	}
+	return nil
+}
+
+// Decide implements converge.Agent.
+func (k *Coordinator) Decide(_ context.Context, t converge.Turn) ([]converge.Decision, error) {
+	before := k.Progress()
+	for _, f := range t.Failures {
+		k.failed(f)
+	}
+	for _, m := range t.Messages {
+		k.hear(m)
+	}
+	for _, ended := range t.Ended {
+		k.end(ended)
+	}
+	var decisions []converge.Decision
+	if !t.Draining {
+		decisions = append(k.cancelOverdue(), k.submit()...)
+		decisions = append(decisions, k.ask()...)
+	}
+	k.announce(before)
+	return decisions, nil
+}
+
+// failed settles a task that could not be submitted; one that only found no room is tried again.
+func (k *Coordinator) failed(f converge.Failure) {
+	d, ok := f.Decision.(converge.SubmitTask)
+	switch {
+	case !ok:
+	case errors.Is(f.Err, task.ErrFull), errors.Is(f.Err, converge.ErrTooMany):
+		k.again = append(k.again, d)
+	default:
+		k.settle(Outcome{Task: task.Task{Spec: d.Spec, Status: task.Failed, Error: f.Err.Error()}, Err: f.Err})
+	}
+}
+
+// hear keeps a statement until the record of its task can be compared.
+func (k *Coordinator) hear(m *message.Message) {
+	w := k.waiting[m.TaskID()]
+	if w == nil || m.ContentType() != StatementType {
+		return
+	}
+	s, err := readStatement(m)
+	if err != nil || len(w.statements) >= maxWitnesses {
+		return
+	}
+	if w.statements == nil {
+		w.statements = map[statementKey]Statement{}
+	}
+	w.statements[statementKey(m.Sender())] = s
+	k.compare(m.TaskID(), w)
+}
+
+func (k *Coordinator) end(t task.Task) {
+	w := k.waiting[t.ID]
+	if w == nil {
+		return
+	}
+	if t.Status != task.Completed {
+		k.settle(Outcome{Task: t, Err: fmt.Errorf("%v: %s", t.Status, t.Error)})
+		return
+	}
+	w.record = &t
+	w.askAt = time.Now().Add(askAfter)
+	k.compare(t.ID, w)
+}
+
+// compare settles a task whose record the agent that held it has vouched for.
+func (k *Coordinator) compare(id string, w *waiting) {
+	if w.record == nil {
+		return
+	}
+	if s, ok := w.statements[statementKey(w.record.Claimant)]; ok && s.vouchesFor(*w.record) {
+		k.settle(Outcome{Task: *w.record, Signed: true})
+	}
+}
+
+// ask asks again for the statements that are missing, and gives up after maxAsks.
+func (k *Coordinator) ask() []converge.Decision {
+	now := time.Now()
+	var decisions []converge.Decision
+	var next time.Time
+	for id, w := range k.waiting {
+		if w.record == nil {
+			continue
+		}
+		if !now.Before(w.askAt) {
+			if w.asks == maxAsks {
+				k.settle(Outcome{Task: *w.record, Err: ErrUnsigned})
+				continue
+			}
+			w.askAt = now.Add(askAfter << w.asks)
+			w.asks++
+			decisions = append(decisions, converge.SendMessage{Draft: message.Draft{
+				To: w.record.Claimant, TaskID: id, ContentType: RequestType,
+			}})
+		}
+		if next.IsZero() || w.askAt.Before(next) {
+			next = w.askAt
+		}
+	}
+	if !next.IsZero() {
+		decisions = append(decisions, converge.Wake{After: next.Sub(now)})
+	}
+	return decisions
+}
+
+// submit keeps the window full.
+func (k *Coordinator) submit() []converge.Decision {
+	decisions := k.again
+	k.again = nil
+	for k.next < len(k.config.Tasks) && len(k.waiting) < k.config.Window && !k.overdue {
+		spec := k.config.Tasks[k.next]
+		k.next++
+		k.waiting[spec.ID] = &waiting{}
+		decisions = append(decisions, converge.SubmitTask{Spec: spec})
+	}
+	k.mu.Lock()
+	k.progress.Submitted = k.next
+	k.mu.Unlock()
+	return decisions
+}
+
+// cancelOverdue cancels what has not ended by the deadline.
+func (k *Coordinator) cancelOverdue() []converge.Decision {
+	if k.deadline.IsZero() || k.overdue {
+		return nil
+	}
+	if rest := time.Until(k.deadline); rest > 0 {
+		return []converge.Decision{converge.Wake{After: rest}}
+	}
+	k.overdue = true
+	var decisions []converge.Decision
+	for id, w := range k.waiting {
+		if w.record == nil {
+			decisions = append(decisions, converge.CancelTask{TaskID: id})
+		}
+	}
+	for _, spec := range k.config.Tasks[k.next:] {
+		k.settle(Outcome{Task: task.Task{Spec: spec}, Err: errors.New("not submitted: the coordinator's deadline was over")})
+	}
+	k.next = len(k.config.Tasks)
+	return decisions
+}
+
+func (k *Coordinator) settle(o Outcome) {
+	i, ours := k.byID[o.Task.ID]
+	if !ours {
+		return
+	}
+	delete(k.waiting, o.Task.ID)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.outcomes[i] = o
+	if o.Err == nil {
+		k.progress.Completed++
+	} else {
+		k.progress.Failed++
+	}
+}
+
+// announce tells of progress since before.
+func (k *Coordinator) announce(before Progress) {
+	now := k.Progress()
+	if now == before {
+		return
+	}
+	if k.config.Progress != nil {
+		k.config.Progress(now)
+	}
+	if now.Done() {
+		close(k.done)
+	}
+}
