@@ -138,11 +138,13 @@ func refuses(t testing.TB, v *message.Verifier, raw []byte, want message.Reason,
 // The labels of the wire format, spelled out once more so that a change of the code cannot change them
 // here.
 const (
-	labelAlg, labelCrit, labelContentType, labelKid, labelClaims, labelTyp = 1, 2, 3, 4, 15, 16
+	labelAlg, labelCrit, labelContentType, labelKid, labelClaims, labelTyp int64 = 1, 2, 3, 4, 15, 16
 
-	claimAud, claimExp, claimIat, claimCti                     = 3, 4, 6, 7
-	claimIssuedMillis, claimSession, claimSequence             = -65537, -65538, -65539
-	claimTaskID, claimInReplyTo, claimTrace, maxSequence int64 = -65540, -65541, -65542, math.MaxInt64
+	claimAud, claimExp, claimIat, claimCti         int64 = 3, 4, 6, 7
+	claimIssuedMillis, claimSession, claimSequence int64 = -65537, -65538, -65539
+	claimTaskID, claimInReplyTo, claimTrace        int64 = -65540, -65541, -65542
+
+	maxSequence int64 = math.MaxInt64
 )
 
 // labels is a CBOR map with labels as keys.

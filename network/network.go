@@ -1,0 +1,380 @@
+// Package network makes a running network of agents out of a configuration: it chooses the store and
+// the transport, reads or makes keys, builds tools and limits, and runs one converge.Runtime for each
+// agent.
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/converge-agents/converge"
+	"github.com/converge-agents/converge/config"
+	"github.com/converge-agents/converge/discovery"
+	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/message"
+	"github.com/converge-agents/converge/observe"
+	"github.com/converge-agents/converge/ratelimit"
+	"github.com/converge-agents/converge/role"
+	"github.com/converge-agents/converge/store"
+	"github.com/converge-agents/converge/store/memory"
+	"github.com/converge-agents/converge/task"
+	"github.com/converge-agents/converge/tool"
+	"github.com/converge-agents/converge/transport"
+	"github.com/converge-agents/converge/transport/local"
+)
+
+// Options are what a [Network] needs besides its configuration.
+type Options struct {
+	Logger *slog.Logger // nil means slog.Default
+	// Passphrase seals the key files that are made, and opens those that are sealed; empty means none.
+	Passphrase []byte
+	// Progress, if set, is called with the sums over all coordinators whenever something has changed.
+	// Calls come one at a time; they must not block.
+	Progress func(role.Progress)
+}
+
+// Network is the agents of one configuration in this process. Run it once, and Close it.
+type Network struct {
+	config  *config.Config
+	options Options
+	log     *slog.Logger
+	dir     string // for keys and state
+	removes bool   // whether Close removes dir
+
+	store      store.Store
+	tasks      *task.Manager
+	discovery  *discovery.Service
+	registry   *identity.Registry
+	population *discovery.Population
+	transport  *local.Network
+	tools      *tool.Registry
+	metrics    *observe.Metrics
+
+	members []member
+	work    work
+	done    chan struct{}
+	started time.Time
+	ended   time.Time // when the job was done; zero before
+
+	progressing sync.Mutex
+	progress    map[*role.Coordinator]role.Progress
+}
+
+// member is one agent.
+type member struct {
+	name        string
+	id          identity.ID
+	runtime     *converge.Runtime
+	coordinator *role.Coordinator // nil for a worker
+}
+
+// New builds the network that a configuration describes: keys are read or made, tools are looked up,
+// and the files that tasks are about are listed. Nothing runs yet.
+func New(ctx context.Context, c *config.Config, o Options) (*Network, error) {
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	n := &Network{
+		config:   c,
+		options:  o,
+		log:      o.Logger,
+		registry: identity.NewRegistry(0),
+		metrics:  observe.NewMetrics(),
+		done:     make(chan struct{}),
+		progress: map[*role.Coordinator]role.Progress{},
+	}
+	if err := n.build(ctx); err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
+}
+
+func (n *Network) build(ctx context.Context) (err error) {
+	if err = n.makeDir(); err != nil {
+		return err
+	}
+	if n.store, err = memory.New(memory.Config{}); err != nil {
+		return err
+	}
+	if n.tasks, err = task.New(task.Config{Store: n.store, Logger: n.log}); err != nil {
+		return err
+	}
+	n.metrics.AddTasks(n.tasks)
+	if n.discovery, err = discovery.New(discovery.Config{Store: n.store, Network: n.config.Network, Logger: n.log}); err != nil {
+		return err
+	}
+	if n.population, err = n.discovery.Populate(ctx, n.registry); err != nil {
+		return err
+	}
+	if n.transport, err = local.New(local.Config{}); err != nil {
+		return err
+	}
+	if n.tools, err = buildTools(n.config.Tools); err != nil {
+		return err
+	}
+	for _, a := range n.config.Agents {
+		if err := n.addAgents(a); err != nil {
+			return fmt.Errorf("agent %q: %w", a.Name, err)
+		}
+	}
+	return nil
+}
+
+func (n *Network) makeDir() (err error) {
+	n.dir = n.config.Data
+	if n.dir == "" {
+		n.dir, err = os.MkdirTemp("", "converge-")
+		n.removes = err == nil
+	} else {
+		err = os.MkdirAll(n.dir, 0o700)
+	}
+	if err != nil {
+		return fmt.Errorf("make state directory: %w", err)
+	}
+	return nil
+}
+
+// addAgents builds the agents of one entry of the configuration.
+func (n *Network) addAgents(a config.Agent) error {
+	for _, name := range a.Names() {
+		id, err := n.identityOf(name, a.Key)
+		if err != nil {
+			return err
+		}
+		if err := n.addAgent(a, name, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n *Network) addAgent(a config.Agent, name string, id *identity.Identity) error {
+	ingress, err := newLimiter(n.config.Limits.Ingress)
+	if err != nil {
+		return fmt.Errorf("limits.ingress: %w", err)
+	}
+	egress, err := newLimiter(n.config.Limits.Egress)
+	if err != nil {
+		return fmt.Errorf("limits.egress: %w", err)
+	}
+	m := member{name: name, id: id.ID()}
+	c := converge.Config{
+		Identity:      id,
+		Network:       n.config.Network,
+		Name:          name,
+		Transport:     n.transport.Endpoint(id.ID()),
+		Registry:      n.registry,
+		Hooks:         []transport.Hook{ratelimit.NewHook(ingress)},
+		Discovery:     n.discovery,
+		Tasks:         n.tasks,
+		Verifier:      message.VerifierConfig{MaxSize: int(n.config.Limits.MessageSize)},
+		Logger:        n.log,
+		ReceiveUnsafe: n.config.Unsafe.ReceiveUnverified,
+		Executor: &converge.ExecutorConfig{
+			Tools:         n.tools,
+			ToolAllowlist: a.Tools,
+			ToolTimeout:   time.Duration(a.ToolTimeout),
+			Limiter:       egress,
+		},
+	}
+	for _, pattern := range a.Topics {
+		p, err := message.ParsePattern(pattern)
+		if err != nil {
+			return err
+		}
+		c.Topics = append(c.Topics, p)
+	}
+	if err := n.setRole(a, &c, &m); err != nil {
+		return err
+	}
+	if m.runtime, err = converge.New(c); err != nil {
+		return err
+	}
+	n.metrics.Add(m.runtime)
+	n.members = append(n.members, m)
+	return nil
+}
+
+// setRole gives the agent its behaviour.
+func (n *Network) setRole(a config.Agent, c *converge.Config, m *member) error {
+	if a.Kind == config.KindWorker {
+		w, err := role.NewWorker(role.WorkerConfig{ID: m.id, Tools: a.Capabilities, Concurrency: a.Concurrency})
+		if err != nil {
+			return err
+		}
+		c.Agent, c.Capabilities = w, w.Capabilities()
+		return nil
+	}
+	specs, err := n.work.add(a)
+	if err != nil {
+		return err
+	}
+	var k *role.Coordinator
+	k, err = role.NewCoordinator(role.CoordinatorConfig{
+		Tasks:    specs,
+		Deadline: time.Duration(a.Deadline),
+		Progress: func(p role.Progress) { n.report(k, p) },
+	})
+	if err != nil {
+		return err
+	}
+	n.progress[k] = k.Progress()
+	c.Agent, m.coordinator = k, k
+	return nil
+}
+
+// report passes on the sums over all coordinators.
+func (n *Network) report(k *role.Coordinator, p role.Progress) {
+	n.progressing.Lock()
+	defer n.progressing.Unlock()
+	n.progress[k] = p
+	if n.options.Progress != nil {
+		n.options.Progress(n.sum())
+	}
+}
+
+func (n *Network) sum() (sum role.Progress) {
+	for _, p := range n.progress {
+		sum.Total += p.Total
+		sum.Submitted += p.Submitted
+		sum.Completed += p.Completed
+		sum.Failed += p.Failed
+	}
+	return sum
+}
+
+func newLimiter(b config.Buckets) (*ratelimit.Limiter, error) {
+	limit := func(l config.Limit) ratelimit.Limit {
+		if l.Rate.IsUnlimited() {
+			return ratelimit.Unlimited
+		}
+		return ratelimit.Limit{Rate: float64(l.Rate), Burst: l.Burst}
+	}
+	return ratelimit.New(ratelimit.Config{Global: limit(b.Global), Sender: limit(b.Sender), Topic: limit(b.Topic)})
+}
+
+// Done is closed when every coordinator's job is done. A network without coordinators is never done.
+func (n *Network) Done() <-chan struct{} { return n.done }
+
+// Metrics returns the metrics of the network's agents.
+func (n *Network) Metrics() *observe.Metrics { return n.metrics }
+
+// Run runs all agents until ctx ends, and then waits for them to finish what they have begun. It
+// returns nil then, and an error if an agent cannot start or fails; the others are stopped in that case.
+// It can be called once.
+func (n *Network) Run(ctx context.Context) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	n.started = time.Now()
+	closeMetrics, err := n.serveMetrics()
+	if err != nil {
+		return err
+	}
+	defer closeMetrics()
+
+	var running sync.WaitGroup
+	run := func(m member) {
+		running.Go(func() {
+			if err := m.runtime.Run(ctx); err != nil {
+				stop(err)
+			}
+		})
+	}
+	// Coordinators begin when they can verify what workers will tell them.
+	for _, m := range n.members {
+		if m.coordinator == nil {
+			run(m)
+		}
+	}
+	for _, m := range n.members {
+		if m.coordinator == nil && n.population.Wait(ctx, m.id) != nil {
+			break // ctx has ended
+		}
+	}
+	for _, m := range n.members {
+		if m.coordinator != nil {
+			run(m)
+		}
+	}
+	running.Go(func() { n.awaitJob(ctx) })
+	running.Wait()
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) && !errors.Is(cause, ErrStop) {
+		return cause
+	}
+	return nil
+}
+
+// ErrStop is a cause with which the context of [Network.Run] may end without that being an error.
+var ErrStop = errors.New("stopped on request")
+
+// awaitJob closes done when all coordinators are done.
+func (n *Network) awaitJob(ctx context.Context) {
+	coordinators := 0
+	for _, m := range n.members {
+		if m.coordinator == nil {
+			continue
+		}
+		coordinators++
+		select {
+		case <-m.coordinator.Done():
+		case <-ctx.Done():
+			return
+		}
+	}
+	if coordinators > 0 {
+		n.ended = time.Now()
+		close(n.done)
+	}
+}
+
+// serveMetrics serves metrics and health if the configuration says where.
+func (n *Network) serveMetrics() (stop func(), err error) {
+	if n.config.Metrics.Listen == "" {
+		return func() {}, nil
+	}
+	listener, err := net.Listen("tcp", n.config.Metrics.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("serve metrics (metrics.listen): %w", err)
+	}
+	server := &http.Server{
+		Handler:           n.metrics.Handler(),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(n.log.Handler(), slog.LevelDebug),
+	}
+	n.log.Info("serving /metrics, /healthz and /readyz", "address", listener.Addr().String())
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			n.log.Error("metrics server failed", "error", err)
+		}
+	}()
+	return func() { server.Close(); <-served }, nil
+}
+
+// Close releases what the network holds, and removes the state directory if it is a temporary one.
+// Closing twice is fine.
+func (n *Network) Close() error {
+	var errs []error
+	if n.population != nil {
+		n.population.Close()
+	}
+	if n.store != nil {
+		errs = append(errs, n.store.Close())
+	}
+	if n.removes {
+		errs = append(errs, os.RemoveAll(n.dir))
+	}
+	return errors.Join(errs...)
+}
