@@ -238,47 +238,64 @@ func (r *Runtime) Run(ctx context.Context) (err error) {
 	return r.runStarted(ctx)
 }
 
-// runStarted is Run once the transport works.
+// runStarted is Run once the transport works. It keeps little on the stack: an idle agent waits in loop.
 func (r *Runtime) runStarted(ctx context.Context) error {
+	if err := r.prepare(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	var receiving sync.WaitGroup
+	receiving.Go(func() { r.receive(ctx, cancel) })
+	stopReceiving := func() { cancel(nil); receiving.Wait() }
+	leave, err := r.join(ctx)
+	if err != nil {
+		stopReceiving()
+		return errors.Join(err, r.close(ctx))
+	}
+	return r.finish(ctx, r.loop(ctx), leave, stopReceiving)
+}
+
+// prepare is what comes before the agent receives anything.
+func (r *Runtime) prepare(ctx context.Context) error {
 	for _, p := range r.config.Topics {
 		if err := r.hooked.Subscribe(ctx, p); err != nil {
 			return err
 		}
 	}
 	if starter, ok := r.config.Agent.(Starter); ok {
-		if err := r.call(ctx, "OnStart", starter.OnStart); err != nil {
-			return err
-		}
+		return r.call(ctx, "OnStart", starter.OnStart)
 	}
-	// From here on, all of this is undone in the reverse order.
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var receiving sync.WaitGroup
-	receiving.Go(func() { r.receive(ctx, cancel) })
-	defer receiving.Wait()
-	defer cancel(nil)
+	return nil
+}
 
-	stopDiscovery, err := r.register(ctx)
-	if err != nil {
-		return errors.Join(err, r.close(ctx))
+// join makes the agent known to others and others' tasks known to it. Leaving has two steps: leave the
+// network, and, once drained, the tasks.
+func (r *Runtime) join(ctx context.Context) (leave membership, err error) {
+	if leave.network, err = r.register(ctx); err != nil {
+		return membership{}, err
 	}
-	detach := r.attach()
+	leave.tasks = r.attach()
 	r.state.Store(int32(StateRunning))
 	r.log.Info("agent is running", "id", r.ID())
+	return leave, nil
+}
 
-	cause := r.loop(ctx)
+// membership undoes what join did.
+type membership struct{ network, tasks func() }
 
+// finish ends the agent in order: nobody sends to it any more, nothing comes any more, what has come is
+// dealt with, and what it holds is given back.
+func (r *Runtime) finish(ctx context.Context, cause error, leave membership, stopReceiving func()) error {
 	r.state.Store(int32(StateDraining))
-	stopDiscovery()
-	cancel(nil)
-	receiving.Wait()
-	drainErr := r.drain(ctx)
-	detach()
-	closeErr := r.close(ctx)
+	leave.network()
+	stopReceiving()
+	r.drain(ctx)
+	leave.tasks()
+	err := r.close(ctx)
 	if errors.Is(cause, errTransport) {
-		return errors.Join(cause, drainErr, closeErr)
+		return errors.Join(cause, err)
 	}
-	return errors.Join(drainErr, closeErr)
+	return err
 }
 
 var errTransport = errors.New("the transport failed")
@@ -314,7 +331,6 @@ func (r *Runtime) attach() (detach func()) {
 
 // loop runs turns until ctx ends, and returns why it ended.
 func (r *Runtime) loop(ctx context.Context) error {
-	defer r.schedule.Stop()
 	r.turn(ctx, r.assemble(false))
 	for {
 		if r.config.TickEvery > 0 {
@@ -322,16 +338,22 @@ func (r *Runtime) loop(ctx context.Context) error {
 		}
 		timed, err := r.schedule.Wait(ctx)
 		if err != nil || ctx.Err() != nil {
+			r.schedule.Stop()
 			return context.Cause(ctx)
 		}
-		if t := r.assemble(false); timed || !t.isEmpty() {
-			r.turn(ctx, t)
-		}
+		r.turnIfDue(ctx, timed)
+	}
+}
+
+// turnIfDue runs a turn if there is something to show, or if one is due anyway.
+func (r *Runtime) turnIfDue(ctx context.Context, timed bool) {
+	if t := r.assemble(false); timed || !t.isEmpty() {
+		r.turn(ctx, t)
 	}
 }
 
 // drain gives the agent what has come already, until nothing is left or the time is over.
-func (r *Runtime) drain(ctx context.Context) error {
+func (r *Runtime) drain(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.config.DrainTimeout)
 	defer cancel()
 	defer r.schedule.Stop()
@@ -342,10 +364,9 @@ func (r *Runtime) drain(ctx context.Context) error {
 		}
 		if _, err := r.schedule.Wait(ctx); err != nil {
 			r.log.Warn("drain timeout: giving up on what is left", "messages", r.inbox.Len(), "after", r.config.DrainTimeout)
-			return nil
+			return
 		}
 	}
-	return nil
 }
 
 // close ends the executor and tells the agent.

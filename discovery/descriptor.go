@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"slices"
 	"time"
+	"unicode/utf8"
 
 	"github.com/fxamacker/cbor/v2"
 
@@ -110,6 +111,9 @@ func must[T any](v T, err error) T {
 
 // Sign returns the signed bytes of d, which has to name id's own ID and key.
 func Sign(id *identity.Identity, d Descriptor) ([]byte, error) {
+	if d.ID != id.ID() || !d.Key.Equal(id.PublicKey()) {
+		return nil, fmt.Errorf("sign descriptor: it names agent %s or its key, and not the signer, %s", d.ID, id.ID())
+	}
 	if err := d.check(); err != nil {
 		return nil, fmt.Errorf("sign descriptor: %w", err)
 	}
@@ -181,21 +185,28 @@ func (d Descriptor) check() error {
 			return fmt.Errorf("Descriptor.%s: %d entries where at most %d are allowed", list.name, list.size, list.most)
 		}
 	}
+	for i, p := range d.Topics {
+		if p.String() == "" {
+			return fmt.Errorf("Descriptor.Topics[%d]: the zero pattern", i)
+		}
+	}
 	for i, c := range d.Capabilities {
 		if !isCapability(c.Name) {
 			return fmt.Errorf("Descriptor.Capabilities[%d].Name: %.80q is not made of letters, digits, '.', '_', '/' and '-'", i, c.Name)
 		}
-		if len(c.Version) > maxText || len(c.Description) > maxText {
-			return fmt.Errorf("Descriptor.Capabilities[%d]: version or description is longer than %d bytes", i, maxText)
+		if !isText(c.Version) || !isText(c.Description) {
+			return fmt.Errorf("Descriptor.Capabilities[%d]: version or description is not up to %d bytes of UTF-8", i, maxText)
 		}
 	}
 	for _, text := range append(slices.Clone(d.Endpoints), d.Name) {
-		if len(text) > maxText {
-			return fmt.Errorf("name or endpoint %.40q… is longer than %d bytes", text, maxText)
+		if !isText(text) {
+			return fmt.Errorf("name or endpoint %.40q is not up to %d bytes of UTF-8", text, maxText)
 		}
 	}
 	return nil
 }
+
+func isText(text string) bool { return len(text) <= maxText && utf8.ValidString(text) }
 
 func isCapability(name string) bool {
 	for _, c := range []byte(name) {

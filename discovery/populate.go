@@ -24,14 +24,16 @@ type Population struct {
 	change chan struct{} // closed, and replaced, when an agent is registered
 	timer  *time.Timer
 	next   time.Time // when the timer fires: no later than the next expiry
+	ended  bool
 }
 
 // populated is what a Population knows of an agent.
 type populated struct {
-	sequence   uint64 // the highest seen; a lower one is a replay
-	expires    time.Time
-	registered bool // by this Population: what others registered stays
-	generation int  // the last pass over the store that saw it
+	sequence   uint64    // the highest seen; a lower one is a replay
+	expires    time.Time // of the descriptor with that sequence
+	remembered time.Time // when all that were seen have run out, so that none can be replayed
+	registered bool      // by this Population: what others registered stays
+	generation int       // the last pass over the store that saw it
 }
 
 // Populate registers every agent whose descriptor is in force, and then keeps registry current: agents
@@ -72,7 +74,15 @@ func (s *Service) Populate(ctx context.Context, registry *identity.Registry) (*P
 func (p *Population) Close() {
 	p.cancel()
 	<-p.done
+}
+
+// end has nothing change the registry from now on.
+func (p *Population) end() {
+	p.mu.Lock()
+	p.ended = true
 	p.timer.Stop()
+	p.mu.Unlock()
+	close(p.done)
 }
 
 // Pauses between attempts to watch a store that fails.
@@ -84,7 +94,7 @@ const (
 // run follows the store until ctx ends. The first failure before the first pass is fatal; later ones
 // are retried, and the registry meanwhile keeps what it has, up to its expiry.
 func (p *Population) run(ctx context.Context, failed chan<- error) {
-	defer close(p.done)
+	defer p.end()
 	retry := minRetry
 	for generation := 1; ; generation++ {
 		synced, err := p.follow(ctx, generation)
@@ -95,9 +105,10 @@ func (p *Population) run(ctx context.Context, failed chan<- error) {
 			failed <- err
 			return
 		case errors.Is(err, store.ErrClosed):
-			p.service.log.Warn("discovery store was closed; the registry is no longer kept current")
+			p.service.log.Warn("discovery store was closed; agents are only removed from the registry, as they expire")
+			<-ctx.Done()
 			return
-		case errors.Is(err, store.ErrCompacted):
+		case synced && errors.Is(err, store.ErrCompacted):
 			continue
 		}
 		if synced {
@@ -148,24 +159,30 @@ func (p *Population) follow(ctx context.Context, generation int) (synced bool, e
 // agent's entry with rubbish does not take the agent off the network before its descriptor expires.
 func (p *Population) put(entry store.Entry, generation int) {
 	d, err := p.service.open(entry)
-	if err != nil {
-		p.service.log.Debug("descriptor passed over", "key", entry.Key, "error", err)
-		return
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	known := p.agents[d.ID]
+	known := p.knownUnder(entry.Key)
 	if known == nil {
 		known = &populated{}
-	} else if d.Sequence < known.sequence {
+	}
+	known.generation = generation
+	switch {
+	case err != nil:
+		p.service.log.Debug("descriptor passed over", "key", entry.Key, "error", err)
+	case d.Sequence < known.sequence:
 		p.service.log.Warn("the store went back to an older descriptor; ignored", "agent", d.ID)
-		return
+	case d.CheckTime(p.service.now()) == nil: // or it ran out before it came; an earlier one does by itself
+		p.take(d, known)
 	}
-	if d.CheckTime(p.service.now()) != nil {
-		return // expired before it came; an earlier one runs out by itself
-	}
-	known.sequence, known.expires, known.generation = d.Sequence, d.Expires, generation
+}
+
+// take follows a descriptor that is in force.
+func (p *Population) take(d Descriptor, known *populated) {
 	p.agents[d.ID] = known
+	known.sequence, known.expires = d.Sequence, d.Expires
+	if known.remembered.Before(d.Expires) {
+		known.remembered = d.Expires
+	}
 	if d.Withdrawn {
 		p.unregister(d.ID, known)
 	} else {
@@ -176,6 +193,9 @@ func (p *Population) put(entry store.Entry, generation int) {
 
 func (p *Population) register(d Descriptor, known *populated) {
 	if _, err := p.registry.Lookup(d.ID); err == nil {
+		if !known.registered {
+			p.announce()
+		}
 		return
 	}
 	if err := p.registry.Register(d.ID, d.Key); err != nil {
@@ -183,11 +203,17 @@ func (p *Population) register(d Descriptor, known *populated) {
 		return
 	}
 	known.registered = true
+	p.announce()
+}
+
+// announce has those who wait look at the registry.
+func (p *Population) announce() {
 	close(p.change)
 	p.change = make(chan struct{})
 }
 
-// Wait waits until the registry knows the agent. The error is ctx's cause.
+// Wait waits until the registry knows the agent. The error is ctx's cause, or says that the Population
+// has ended.
 func (p *Population) Wait(ctx context.Context, id identity.ID) error {
 	for {
 		p.mu.Lock()
@@ -200,6 +226,8 @@ func (p *Population) Wait(ctx context.Context, id identity.ID) error {
 		case <-change:
 		case <-ctx.Done():
 			return context.Cause(ctx)
+		case <-p.done:
+			return fmt.Errorf("wait for agent %s: the registry is no longer populated", id)
 		}
 	}
 }
@@ -211,20 +239,24 @@ func (p *Population) unregister(id identity.ID, known *populated) {
 	}
 }
 
-// remove takes out an agent whose entry was deleted. Its sequence stays known until its expiry.
-func (p *Population) remove(key string) {
+// agentOf returns the agent whose entry has this key, or the zero ID.
+func agentOf(key string) identity.ID {
 	parts, err := store.SplitKey(key)
 	if err != nil || len(parts) != 2 {
-		return // not an entry of ours
+		return identity.ID{}
 	}
-	id, err := identity.ParseID(parts[1])
-	if err != nil {
-		return
-	}
+	id, _ := identity.ParseID(parts[1])
+	return id
+}
+
+func (p *Population) knownUnder(key string) *populated { return p.agents[agentOf(key)] }
+
+// remove takes out an agent whose entry was deleted. Its sequence stays known until its expiry.
+func (p *Population) remove(key string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if known := p.agents[id]; known != nil {
-		p.unregister(id, known)
+	if known := p.knownUnder(key); known != nil {
+		p.unregister(agentOf(key), known)
 	}
 }
 
@@ -239,19 +271,26 @@ func (p *Population) removeUnseen(generation int) {
 	}
 }
 
-// expire forgets the agents whose descriptors have run out.
+// expire takes out the agents whose descriptors have run out.
 func (p *Population) expire() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.ended {
+		return
+	}
 	p.next = time.Time{}
 	now := p.service.now()
 	for id, known := range p.agents {
-		if now.Before(known.expires) {
-			p.wakeAt(known.expires)
-			continue
+		due := known.expires
+		if !now.Before(due) {
+			p.unregister(id, known)
+			due = known.remembered
 		}
-		p.unregister(id, known)
-		delete(p.agents, id)
+		if now.Before(due) {
+			p.wakeAt(due)
+		} else {
+			delete(p.agents, id)
+		}
 	}
 }
 

@@ -114,7 +114,7 @@ func (s *Service) tryPublish(ctx context.Context, id *identity.Identity, d Descr
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return Descriptor{}, fmt.Errorf("publish descriptor of %s: %w", id.ID(), err)
 	}
-	now := s.now()
+	now := s.now().Truncate(time.Millisecond) // as it is signed
 	d.ID, d.Key, d.Network = id.ID(), id.PublicKey(), s.network
 	d.Issued, d.Expires = now, now.Add(s.ttl)
 	d.Sequence = uint64(now.UnixMilli()) // rises even if the store has lost the last one
@@ -198,13 +198,25 @@ func (s *Service) inForce(entry store.Entry) (Descriptor, bool) {
 			s.log.Debug("descriptor passed over", "key", entry.Key, "error", err)
 			return Descriptor{}, false
 		}
-		known = opened{entry.Revision, d}
-		s.mu.Lock()
-		s.opened[entry.Key] = known
-		s.mu.Unlock()
+		known = s.remember(entry, d)
 	}
 	d := known.descriptor
 	return d, !d.Withdrawn && d.CheckTime(s.now()) == nil
+}
+
+// remember keeps what was verified and returns it, or a later descriptor of the agent that has not run
+// out: a store that goes back to an older one is not followed.
+func (s *Service) remember(entry store.Entry, d Descriptor) opened {
+	now := s.now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	known, ok := s.opened[entry.Key]
+	if ok && d.Sequence < known.descriptor.Sequence && now.Before(known.descriptor.Expires) {
+		return known
+	}
+	known = opened{entry.Revision, d}
+	s.opened[entry.Key] = known
+	return known
 }
 
 // open verifies an entry of the store: a descriptor counts only under its own agent's key.
@@ -222,12 +234,13 @@ func (s *Service) open(entry store.Entry) (Descriptor, error) {
 	return d, nil
 }
 
-// forgetUnlisted keeps the memory of verified entries to what the store holds.
+// forgetUnlisted keeps the memory of verified entries to what the store holds and what has not run out.
 func (s *Service) forgetUnlisted(listed map[string]bool) {
+	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for key := range s.opened {
-		if !listed[key] {
+	for key, known := range s.opened {
+		if !listed[key] && !now.Before(known.descriptor.Expires) {
 			delete(s.opened, key)
 		}
 	}

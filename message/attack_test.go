@@ -173,6 +173,15 @@ func TestReplayToSameRecipientIsDropped(t *testing.T) {
 	}
 }
 
+// TestForgedReplayCostsNoSignature holds the order of the checks: what is a replay by its numbers is not
+// worth a look at the signature.
+func TestForgedReplayCostsNoSignature(t *testing.T) {
+	v, e := newVerifier(bob, newClock()), newEnvelope(noon, direct(bob))
+	accepts(t, v, e.raw(), "the first")
+	e.signer = mallory
+	refuses(t, v, e.raw(), message.ErrReplayed, "the same numbers, forged")
+}
+
 func TestReplayToOtherRecipientIsDropped(t *testing.T) {
 	c := newClock()
 	raw := sign(t, newSigner(alice, c), message.Draft{To: bob.ID()})

@@ -56,7 +56,7 @@ type fields struct {
 	IssuedMillis int64    `json:"issued_ms"`
 	Expires      int64    `json:"expires_s"`
 	Session      string   `json:"session"`
-	Sequence     uint64   `json:"sequence"`
+	Sequence     uint64   `json:"sequence,string"` // beyond what a JSON number holds everywhere
 }
 
 func fieldsOf(m *message.Message) *fields {

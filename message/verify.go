@@ -41,7 +41,9 @@ type VerifierConfig struct {
 // Verifier decides which received bytes become messages of one agent. It is safe for concurrent use.
 //
 // The replay window lives in the Verifier: an agent uses one for as long as it runs. A new one knows
-// nothing of what an earlier one accepted, so it refuses whatever was issued before it was made.
+// nothing of what an earlier one accepted, so it refuses whatever was issued before it was made. That
+// is by the sender's clock: from a sender whose clock is ahead (by Skew at most), it may accept a second
+// time what an earlier one accepted last, for as long as the clock is ahead.
 type Verifier struct {
 	self    identity.ID
 	network string

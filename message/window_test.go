@@ -8,7 +8,7 @@ import (
 )
 
 // TestWindowAgainstModel compares a window with a set of all numbers, around any place that 64 bits
-// can count to.
+// can count to. Half of the numbers are some that share places in the window.
 func TestWindowAgainstModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		base := rapid.OneOf(rapid.Uint64(), rapid.SampledFrom([]uint64{1, math.MaxInt64, math.MaxUint64})).Draw(t, "base")
@@ -17,6 +17,9 @@ func TestWindowAgainstModel(t *testing.T) {
 		seen := map[uint64]bool{}
 		for range rapid.IntRange(1, 300).Draw(t, "steps") {
 			offset := rapid.Uint64Range(0, 3*windowSize).Draw(t, "offset")
+			if rapid.Bool().Draw(t, "shared") {
+				offset = rapid.Uint64Range(0, 3).Draw(t, "rounds")*windowSize + offset%4
+			}
 			seq := base - offset
 			if rapid.Bool().Draw(t, "up") || offset >= base {
 				seq = base + min(offset, math.MaxUint64-base)

@@ -22,28 +22,48 @@ func (n *Network) identityOf(agent, file string) (*identity.Identity, error) {
 	if n.removes {
 		return identity.Generate()
 	}
-	return EnsureKey(KeyPath(n.dir, agent), n.options.Passphrase)
+	path := KeyPath(n.dir, agent)
+	id, made, err := EnsureKey(path, n.options.Passphrase)
+	if made {
+		n.log.Info("key made", "agent", agent, "file", path, "sealed", len(n.options.Passphrase) > 0)
+	}
+	return id, err
 }
 
 func readKey(path string, passphrase []byte) (*identity.Identity, error) {
 	id, err := identity.ReadKeyFile(path, passphrase)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w; make one with: converge keys new %q", err, path)
+		return nil, &hinted{err, fmt.Sprintf("make it with: converge keys new %q", path)}
 	}
 	return id, err
 }
 
 // EnsureKey reads the key file, or makes it and its folder.
-func EnsureKey(path string, passphrase []byte) (*identity.Identity, error) {
-	id, err := identity.ReadKeyFile(path, passphrase)
+func EnsureKey(path string, passphrase []byte) (id *identity.Identity, made bool, err error) {
+	id, err = identity.ReadKeyFile(path, passphrase)
 	if !errors.Is(err, fs.ErrNotExist) {
-		return id, err
+		return id, false, err
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("make key folder: %w", err)
+		return nil, false, fmt.Errorf("make key folder: %w", err)
 	}
 	if id, err = identity.Generate(); err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	return id, identity.WriteKeyFile(path, id, passphrase)
+	if err := identity.WriteKeyFile(path, id, passphrase); err != nil {
+		return nil, false, err
+	}
+	return id, true, nil
+}
+
+// enter notes which agent an ID is. Two agents cannot have the same key: each could speak as the other.
+func (n *Network) enter(id identity.ID, agent string) error {
+	if other, taken := n.names[id]; taken {
+		return &hinted{
+			fmt.Errorf("its key is that of agent %q too (ID %s)", other, id),
+			"give each agent a key of its own; the copy of a key file is the same key",
+		}
+	}
+	n.names[id] = agent
+	return nil
 }

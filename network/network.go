@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/converge-agents/converge"
@@ -38,9 +39,12 @@ type Options struct {
 	// Progress, if set, is called with the sums over all coordinators whenever something has changed.
 	// Calls come one at a time; they must not block.
 	Progress func(role.Progress)
+	// DrainTimeout is how long each agent may take to finish what it has begun once Run's context has
+	// ended; tools that run longer are killed. 0 means converge.DefaultDrainTimeout.
+	DrainTimeout time.Duration
 }
 
-// Network is the agents of one configuration in this process. Run it once, and Close it.
+// Network is the agents of one configuration in this process. Run it once, and Close it after that.
 type Network struct {
 	config  *config.Config
 	options Options
@@ -58,10 +62,16 @@ type Network struct {
 	metrics    *observe.Metrics
 
 	members []member
+	names   map[identity.ID]string
 	work    work
+
+	ran     atomic.Bool
 	done    chan struct{}
 	started time.Time
 	ended   time.Time // when the job was done; zero before
+
+	aborted context.Context // ends with Abort; a signal for all tools, whoever calls them
+	abort   context.CancelCauseFunc
 
 	progressing sync.Mutex
 	progress    map[*role.Coordinator]role.Progress
@@ -75,9 +85,14 @@ type member struct {
 	coordinator *role.Coordinator // nil for a worker
 }
 
-// New builds the network that a configuration describes: keys are read or made, tools are looked up,
-// and the files that tasks are about are listed. Nothing runs yet.
+// New checks a configuration and builds the network that it describes: keys are read or made, tools are
+// looked up, and the files that tasks are about are listed; ctx can cut that short. No agent runs yet.
+//
+// Some errors have a method Hint() string that says what to do about them.
 func New(ctx context.Context, c *config.Config, o Options) (*Network, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
@@ -87,9 +102,12 @@ func New(ctx context.Context, c *config.Config, o Options) (*Network, error) {
 		log:      o.Logger,
 		registry: identity.NewRegistry(0),
 		metrics:  observe.NewMetrics(),
+		names:    map[identity.ID]string{},
+		work:     newWork(c),
 		done:     make(chan struct{}),
 		progress: map[*role.Coordinator]role.Progress{},
 	}
+	n.aborted, n.abort = context.WithCancelCause(context.Background())
 	if err := n.build(ctx); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
@@ -110,18 +128,18 @@ func (n *Network) build(ctx context.Context) (err error) {
 	if n.discovery, err = discovery.New(discovery.Config{Store: n.store, Network: n.config.Network, Logger: n.log}); err != nil {
 		return err
 	}
-	if n.population, err = n.discovery.Populate(ctx, n.registry); err != nil {
+	if n.population, err = n.discovery.Populate(context.WithoutCancel(ctx), n.registry); err != nil { // until Close
 		return err
 	}
 	if n.transport, err = local.New(local.Config{}); err != nil {
 		return err
 	}
-	if n.tools, err = buildTools(n.config.Tools); err != nil {
+	if err = n.addTools(); err != nil {
 		return err
 	}
 	for _, a := range n.config.Agents {
-		if err := n.addAgents(a); err != nil {
-			return fmt.Errorf("agent %q: %w", a.Name, err)
+		if err := n.addAgents(ctx, a); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -142,20 +160,26 @@ func (n *Network) makeDir() (err error) {
 }
 
 // addAgents builds the agents of one entry of the configuration.
-func (n *Network) addAgents(a config.Agent) error {
+func (n *Network) addAgents(ctx context.Context, a config.Agent) error {
 	for _, name := range a.Names() {
-		id, err := n.identityOf(name, a.Key)
-		if err != nil {
-			return err
-		}
-		if err := n.addAgent(a, name, id); err != nil {
-			return err
+		if err := n.addAgent(ctx, a, name); err != nil {
+			return fmt.Errorf("agent %q: %w", name, err)
 		}
 	}
 	return nil
 }
 
-func (n *Network) addAgent(a config.Agent, name string, id *identity.Identity) error {
+func (n *Network) addAgent(ctx context.Context, a config.Agent, name string) error {
+	if ctx.Err() != nil { // opening a sealed key takes a second
+		return context.Cause(ctx)
+	}
+	id, err := n.identityOf(name, a.Key)
+	if err != nil {
+		return err
+	}
+	if err := n.enter(id.ID(), name); err != nil {
+		return err
+	}
 	ingress, err := newLimiter(n.config.Limits.Ingress)
 	if err != nil {
 		return fmt.Errorf("limits.ingress: %w", err)
@@ -177,6 +201,7 @@ func (n *Network) addAgent(a config.Agent, name string, id *identity.Identity) e
 		Verifier:      message.VerifierConfig{MaxSize: int(n.config.Limits.MessageSize)},
 		Logger:        n.log,
 		ReceiveUnsafe: n.config.Unsafe.ReceiveUnverified,
+		DrainTimeout:  n.options.DrainTimeout,
 		Executor: &converge.ExecutorConfig{
 			Tools:         n.tools,
 			ToolAllowlist: a.Tools,
@@ -191,7 +216,7 @@ func (n *Network) addAgent(a config.Agent, name string, id *identity.Identity) e
 		}
 		c.Topics = append(c.Topics, p)
 	}
-	if err := n.setRole(a, &c, &m); err != nil {
+	if err := n.setRole(ctx, a, &c, &m); err != nil {
 		return err
 	}
 	if m.runtime, err = converge.New(c); err != nil {
@@ -203,7 +228,7 @@ func (n *Network) addAgent(a config.Agent, name string, id *identity.Identity) e
 }
 
 // setRole gives the agent its behaviour.
-func (n *Network) setRole(a config.Agent, c *converge.Config, m *member) error {
+func (n *Network) setRole(ctx context.Context, a config.Agent, c *converge.Config, m *member) error {
 	if a.Kind == config.KindWorker {
 		w, err := role.NewWorker(role.WorkerConfig{ID: m.id, Tools: a.Capabilities, Concurrency: a.Concurrency})
 		if err != nil {
@@ -212,7 +237,7 @@ func (n *Network) setRole(a config.Agent, c *converge.Config, m *member) error {
 		c.Agent, c.Capabilities = w, w.Capabilities()
 		return nil
 	}
-	specs, err := n.work.add(a)
+	specs, err := n.tasksOf(ctx, m.name, a)
 	if err != nil {
 		return err
 	}
@@ -240,6 +265,7 @@ func (n *Network) report(k *role.Coordinator, p role.Progress) {
 	}
 }
 
+// sum adds up the progress; progressing is held.
 func (n *Network) sum() (sum role.Progress) {
 	for _, p := range n.progress {
 		sum.Total += p.Total
@@ -266,12 +292,16 @@ func (n *Network) Done() <-chan struct{} { return n.done }
 // Metrics returns the metrics of the network's agents.
 func (n *Network) Metrics() *observe.Metrics { return n.metrics }
 
-// Run runs all agents until ctx ends, and then waits for them to finish what they have begun. It
-// returns nil then, and an error if an agent cannot start or fails; the others are stopped in that case.
-// It can be called once.
+// Run runs all agents until ctx ends, or [Network.Abort] is called, and then waits for them to finish
+// what they have begun. It returns nil then, and an error if an agent cannot start or fails; the others
+// are stopped in that case. It can be called once.
 func (n *Network) Run(ctx context.Context) error {
+	if !n.ran.CompareAndSwap(false, true) {
+		return errors.New("run network: Run was called before")
+	}
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
+	defer context.AfterFunc(n.aborted, func() { stop(errAborted) })()
 	n.started = time.Now()
 	closeMetrics, err := n.serveMetrics()
 	if err != nil {
@@ -279,40 +309,65 @@ func (n *Network) Run(ctx context.Context) error {
 	}
 	defer closeMetrics()
 
-	var running sync.WaitGroup
-	run := func(m member) {
-		running.Go(func() {
-			if err := m.runtime.Run(ctx); err != nil {
-				stop(err)
-			}
-		})
-	}
-	// Coordinators begin when they can verify what workers will tell them.
+	all := &crew{stop: stop}
+	n.start(ctx, all)
+	all.Go(func() { n.awaitJob(ctx) })
+	all.Wait()
+	return errors.Join(all.errs...)
+}
+
+// start starts all agents. Coordinators begin when they can verify what workers will tell them.
+func (n *Network) start(ctx context.Context, all *crew) {
 	for _, m := range n.members {
 		if m.coordinator == nil {
-			run(m)
-		}
-	}
-	for _, m := range n.members {
-		if m.coordinator == nil && n.population.Wait(ctx, m.id) != nil {
-			break // ctx has ended
+			all.start(ctx, m)
 		}
 	}
 	for _, m := range n.members {
 		if m.coordinator != nil {
-			run(m)
+			continue
+		}
+		if err := n.population.Wait(ctx, m.id); err != nil {
+			all.ended(ctx, err)
+			return
 		}
 	}
-	running.Go(func() { n.awaitJob(ctx) })
-	running.Wait()
-	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) && !errors.Is(cause, ErrStop) {
-		return cause
+	for _, m := range n.members {
+		if m.coordinator != nil {
+			all.start(ctx, m)
+		}
 	}
-	return nil
 }
 
-// ErrStop is a cause with which the context of [Network.Run] may end without that being an error.
-var ErrStop = errors.New("stopped on request")
+// crew is the agents that run. The first one that fails stops the others.
+type crew struct {
+	sync.WaitGroup
+	stop context.CancelCauseFunc
+
+	mu   sync.Mutex
+	errs []error
+}
+
+func (c *crew) start(ctx context.Context, m member) {
+	c.Go(func() { c.ended(ctx, m.runtime.Run(ctx)) })
+}
+
+// ended takes in how an agent has ended. It is no failure that one could not start because ctx was over.
+func (c *crew) ended(ctx context.Context, err error) {
+	if err == nil || ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.errs = append(c.errs, err)
+	c.stop(err)
+}
+
+var errAborted = errors.New("the network was told to end at once")
+
+// Abort makes Run end at once: the tools that run are killed, and no others are started. It may be
+// called at any time.
+func (n *Network) Abort() { n.abort(errAborted) }
 
 // awaitJob closes done when all coordinators are done.
 func (n *Network) awaitJob(ctx context.Context) {
@@ -328,10 +383,20 @@ func (n *Network) awaitJob(ctx context.Context) {
 			return
 		}
 	}
-	if coordinators > 0 {
-		n.ended = time.Now()
-		close(n.done)
+	if coordinators == 0 {
+		return
 	}
+	n.ended = time.Now()
+	p := n.Progress()
+	n.log.Info("all tasks have ended", "completed", p.Completed, "failed", p.Failed)
+	close(n.done)
+}
+
+// Progress returns the sums over all coordinators so far.
+func (n *Network) Progress() role.Progress {
+	n.progressing.Lock()
+	defer n.progressing.Unlock()
+	return n.sum()
 }
 
 // serveMetrics serves metrics and health if the configuration says where.
@@ -363,10 +428,11 @@ func (n *Network) serveMetrics() (stop func(), err error) {
 	return func() { server.Close(); <-served }, nil
 }
 
-// Close releases what the network holds, and removes the state directory if it is a temporary one.
-// Closing twice is fine.
+// Close releases what the network holds, and removes the state directory if it is a temporary one. Call
+// it when Run has returned, or was not called. The report stays. Closing twice is fine.
 func (n *Network) Close() error {
 	var errs []error
+	n.abort(nil)
 	if n.population != nil {
 		n.population.Close()
 	}

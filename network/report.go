@@ -1,18 +1,20 @@
 package network
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/role"
 	"github.com/converge-agents/converge/task"
 )
 
@@ -26,7 +28,7 @@ type Report struct {
 	RateLimited LimitReport   `json:"rate_limited"`
 	ElapsedMS   int64         `json:"elapsed_ms"`
 	Table       [][]string    `json:"-"` // the first row is the heading
-	Errors      []string      `json:"-"` // one line for each task that failed, at most maxErrors
+	Errors      []string      `json:"-"` // one line for each task that failed, the first 20
 	Unfinished  int           `json:"-"` // tasks that had not ended
 }
 
@@ -59,10 +61,11 @@ type LimitReport struct {
 
 const maxErrors = 20
 
-// Report returns what has been done so far. Call it when Run has returned, or has not been called.
+// Report returns what has been done so far. Call it when Run has returned, or has not been called; it
+// may be called after Close.
 func (n *Network) Report() Report {
 	s := n.metrics.Stats()
-	p := n.sum()
+	p := n.Progress()
 	r := Report{
 		Network:     n.config.Network,
 		Agents:      len(n.members),
@@ -96,14 +99,11 @@ func total(counts map[string]uint64) (sum uint64) {
 	return sum
 }
 
-// addOutcomes fills in the table: a row for each subject, a column for each sort of task.
+// addOutcomes fills in the table, a row for each subject and a column for each sort of task, and the
+// errors.
 func (n *Network) addOutcomes(r *Report) {
 	if len(n.work.cells) == 0 {
 		return
-	}
-	names := map[identity.ID]string{}
-	for _, m := range n.members {
-		names[m.id] = m.name
 	}
 	results := map[cell]string{}
 	agents := map[string][]string{}
@@ -116,71 +116,103 @@ func (n *Network) addOutcomes(r *Report) {
 				continue // has not ended
 			}
 			c := n.work.cells[o.Task.ID]
-			results[c] = printable(resultOf(o.Task, o.Err))
+			results[c] = resultOf(o)
 			if o.Err != nil && len(r.Errors) < maxErrors {
-				r.Errors = append(r.Errors, printable(fmt.Sprintf("%s %s: %v", c.column, c.row, o.Err)))
+				r.Errors = append(r.Errors, errorLine(c, o))
 			}
-			if name := names[o.Task.Claimant]; name != "" && !slices.Contains(agents[c.row], name) {
+			if name := n.names[o.Task.Claimant]; name != "" && !slices.Contains(agents[c.row], name) {
 				agents[c.row] = append(agents[c.row], name)
 			}
 		}
 	}
 	r.Table = append(r.Table, append(append([]string{"subject"}, n.work.columns...), "agents"))
 	for _, row := range n.work.rows {
-		line := []string{printable(row)}
+		line := []string{printable(row, maxCell)}
 		for _, column := range n.work.columns {
 			line = append(line, cmp.Or(results[cell{row, column}], "-"))
 		}
+		slices.Sort(agents[row])
 		r.Table = append(r.Table, append(line, strings.Join(agents[row], " ")))
 	}
 }
 
-func resultOf(t task.Task, err error) string {
-	if err != nil {
+func resultOf(o role.Outcome) string {
+	if o.Err != nil {
 		return "FAILED"
 	}
-	return string(t.Result)
+	return printable(string(o.Task.Result), maxCell)
 }
 
-// printable keeps what tools and file names hold from breaking the table or the terminal.
-func printable(s string) string {
-	const most = 120
-	s = strings.Map(func(c rune) rune {
-		if c == utf8.RuneError || !unicode.IsPrint(c) {
-			return '?'
-		}
-		return c
-	}, s)
-	if utf8.RuneCountInString(s) > most {
-		s = string([]rune(s)[:most-1]) + "…"
+// errorLine says what was to be done, and why it was not.
+func errorLine(c cell, o role.Outcome) string {
+	what, why := c.column, o.Err.Error()
+	if c.row != c.column {
+		what += " of " + strconv.Quote(printable(c.row, maxCell))
 	}
-	return s
+	if o.Task.Status == task.Failed && o.Task.Error != "" {
+		why = o.Task.Error
+	}
+	return what + ": " + printable(why, maxErrorLine)
 }
 
-// Write prints the report for people: the table, then the summary.
+// Bounds of what is shown, in characters.
+const (
+	maxCell      = 120
+	maxErrorLine = 500
+)
+
+// printable keeps what tools and file names hold from breaking the table or the terminal: characters
+// that would are escaped as in Go, and long text is cut.
+func printable(s string, most int) string {
+	var b strings.Builder
+	for n := 0; s != ""; n++ {
+		if n == most {
+			b.WriteString("…")
+			break
+		}
+		c, size := utf8.DecodeRuneInString(s)
+		if unicode.IsPrint(c) && (c != utf8.RuneError || size > 1) {
+			b.WriteRune(c)
+		} else {
+			escaped := strconv.Quote(s[:size])
+			b.WriteString(escaped[1 : len(escaped)-1])
+		}
+		s = s[size:]
+	}
+	return b.String()
+}
+
+// Write prints the report for people: the table, then the summary. It writes all of it at once.
 func (r Report) Write(w io.Writer) error {
+	var text bytes.Buffer // cannot fail
 	if len(r.Table) > 0 {
-		table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 		for _, row := range r.Table {
 			fmt.Fprintln(table, strings.Join(row, "\t"))
 		}
-		if err := table.Flush(); err != nil {
-			return err
-		}
-		fmt.Fprintln(w)
+		table.Flush()
+		fmt.Fprintln(&text)
 	}
-	_, err := fmt.Fprintf(w, `network %s: %d agents, %.1f s
+	fmt.Fprintf(&text, `network %s: %s, %v
 tasks      %d submitted, %d completed, %d failed
 messages   %d signed, %d verified, %s
 tools      %d run, %d denied, %d timed out
 limited    %d in, %d out
 `,
-		r.Network, r.Agents, float64(r.ElapsedMS)/1000,
+		r.Network, agents(r.Agents), time.Duration(r.ElapsedMS)*time.Millisecond,
 		r.Tasks.Submitted, r.Tasks.Completed, r.Tasks.Failed,
 		r.Messages.Sent, r.Messages.Verified, describeRejected(r.Messages.Rejected),
 		r.Tools.Run, r.Tools.Denied, r.Tools.TimedOut,
 		r.RateLimited.Ingress, r.RateLimited.Egress)
+	_, err := w.Write(text.Bytes())
 	return err
+}
+
+func agents(n int) string {
+	if n == 1 {
+		return "1 agent"
+	}
+	return fmt.Sprintf("%d agents", n)
 }
 
 func describeRejected(rejected map[string]uint64) string {

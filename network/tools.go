@@ -1,8 +1,16 @@
 package network
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/converge-agents/converge/config"
@@ -10,19 +18,24 @@ import (
 	"github.com/converge-agents/converge/tool/command"
 )
 
-// buildTools registers the tools of a configuration. Its errors name every tool that cannot be had.
-func buildTools(tools map[string]config.Tool) (*tool.Registry, error) {
-	registry := tool.NewRegistry()
+// addTools registers the tools of the configuration. Its errors name every tool that cannot be had.
+func (n *Network) addTools() error {
+	n.tools = tool.NewRegistry()
 	var errs []error
-	for name, t := range tools {
-		if err := register(registry, name, t); err != nil {
-			errs = append(errs, fmt.Errorf("tools.%s: %w", name, err))
+	for _, name := range slices.Sorted(maps.Keys(n.config.Tools)) {
+		if err := n.addTool(name, n.config.Tools[name]); err != nil {
+			errs = append(errs, err)
 		}
 	}
-	return registry, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
-func register(registry *tool.Registry, name string, t config.Tool) error {
+func (n *Network) addTool(name string, t config.Tool) error {
+	program, err := checkTool("tools."+name, t)
+	if err != nil {
+		return err
+	}
+	n.log.Debug("tool found", "tool", name, "program", program)
 	c, err := command.New(command.Config{
 		Name:        name,
 		Description: t.Description,
@@ -37,11 +50,63 @@ func register(registry *tool.Registry, name string, t config.Tool) error {
 		Output:      t.Output,
 	})
 	if err != nil {
-		return err
+		return fmt.Errorf("tools.%s: %w", name, err)
 	}
-	return registry.Register(c, tool.Options{
+	return n.tools.Register(&abortable{c, n.aborted}, tool.Options{
 		Timeout:       time.Duration(t.Timeout),
 		MaxConcurrent: t.Concurrency,
 		MaxOutput:     int(t.MaxOutput),
 	})
+}
+
+// checkTool looks for what a tool needs of this machine, to name the key that is at fault, and returns
+// the path of the program.
+func checkTool(key string, t config.Tool) (program string, err error) {
+	program, err = exec.LookPath(t.Command[0])
+	if err != nil {
+		if lookup, ok := errors.AsType[*exec.Error](err); ok {
+			err = lookup.Err
+		}
+		return "", &hinted{fmt.Errorf("%s.command: program %q: %w", key, t.Command[0], err), "install it, or give the path of an executable file"}
+	}
+	if t.Dir != "" {
+		err = checkFolder(key+".dir", t.Dir)
+	}
+	for _, param := range slices.Sorted(maps.Keys(t.Paths)) {
+		err = errors.Join(err, checkFolder(key+".paths."+param, t.Paths[param]))
+	}
+	return program, err
+}
+
+// checkFolder reports whether path is a folder, under the name of the key that gives it.
+func checkFolder(key, path string) error {
+	info, err := os.Stat(path)
+	if err == nil && !info.IsDir() {
+		err = errors.New("not a folder")
+	}
+	if err == nil {
+		return nil
+	}
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		err = p.Err
+	}
+	err = fmt.Errorf("%s: folder %q: %w", key, path, err)
+	if abs, absErr := filepath.Abs(path); absErr == nil && abs != path {
+		return &hinted{err, fmt.Sprintf("this path is relative to the current directory; that makes it %s", abs)}
+	}
+	return err
+}
+
+// abortable is a tool that is also killed by the end of aborted.
+type abortable struct {
+	*command.Tool
+	aborted context.Context
+}
+
+// Run implements [tool.Tool].
+func (a *abortable) Run(ctx context.Context, params json.RawMessage) (tool.Output, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(a.aborted, func() { cancel(context.Cause(a.aborted)) })()
+	return a.Tool.Run(ctx, params)
 }

@@ -1,13 +1,18 @@
 package network
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/bmatcuk/doublestar/v4"
 
@@ -15,15 +20,17 @@ import (
 	"github.com/converge-agents/converge/task"
 )
 
-// MaxTasks is how many tasks one configuration may make.
+// MaxTasks is how many tasks one coordinator may submit.
 const MaxTasks = 1 << 20
 
 // work remembers what each task is about, for the report.
 type work struct {
-	columns []string        // names of tasks, in the order of the configuration
-	cells   map[string]cell // by task ID
-	rows    []string        // in the order of their first mention
-	seen    map[string]bool
+	folders      int             // different ones that subjects are in
+	coordinators int             //
+	columns      []string        // names of tasks, in the order of the configuration
+	cells        map[string]cell // by task ID
+	rows         []string        // in the order of their first mention
+	seen         map[string]bool
 }
 
 // cell is the place of a task's result in the report.
@@ -31,73 +38,179 @@ type cell struct {
 	row, column string
 }
 
-// add returns the tasks that a coordinator submits.
-func (w *work) add(a config.Agent) ([]task.Spec, error) {
+func newWork(c *config.Config) work {
+	w := work{cells: map[string]cell{}, seen: map[string]bool{}}
+	folders := map[string]bool{}
+	for _, a := range c.Agents {
+		if a.Kind == config.KindCoordinator {
+			w.coordinators += a.Count
+		}
+		for _, t := range a.Tasks {
+			if t.Each != "" {
+				folders[filepath.Clean(t.In)] = true
+			}
+		}
+	}
+	w.folders = len(folders)
+	return w
+}
+
+// enter gives a task its place. Two coordinators' tasks never share a column, nor two folders' files a
+// row.
+func (w *work) enter(id, coordinator string, t config.Task, subject string) {
+	c := cell{subject, t.Name}
+	switch {
+	case t.Each == "":
+		c.row = t.Name
+	case w.folders > 1:
+		c.row = filepath.Join(t.In, subject)
+	}
+	if w.coordinators > 1 {
+		c.column = coordinator + "/" + t.Name
+	}
+	if len(w.columns) == 0 || w.columns[len(w.columns)-1] != c.column {
+		w.columns = append(w.columns, c.column)
+	}
+	if !w.seen[c.row] {
+		w.seen[c.row] = true
+		w.rows = append(w.rows, c.row)
+	}
+	w.cells[id] = c
+}
+
+// tasksOf returns the tasks that a coordinator submits.
+func (n *Network) tasksOf(ctx context.Context, coordinator string, a config.Agent) ([]task.Spec, error) {
 	var specs []task.Spec
-	for _, t := range a.Tasks {
-		subjects, err := subjectsOf(t)
+	for i, t := range a.Tasks {
+		subjects, err := subjectsOf(ctx, t)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("tasks[%d]: %w", i, err)
 		}
 		if len(specs)+len(subjects) > MaxTasks {
-			return nil, fmt.Errorf("tasks %q: more than %d tasks in all", t.Name, MaxTasks)
+			return nil, fmt.Errorf("tasks[%d]: more than %d tasks in all", i, MaxTasks)
+		}
+		n.log.Debug("tasks listed", "agent", coordinator, "task", t.Name, "count", len(subjects))
+		if len(subjects) == 0 {
+			n.log.Warn("no file matches: nothing to do", "agent", coordinator, "task", t.Name, "each", t.Each, "in", t.In)
 		}
 		for _, subject := range subjects {
 			spec, err := specOf(t, subject)
 			if err != nil {
-				return nil, err
+				return nil, fmt.Errorf("tasks[%d]: params: %w", i, err)
 			}
-			w.enter(spec.ID, t.Name, subject)
+			n.work.enter(spec.ID, coordinator, t, subject)
 			specs = append(specs, spec)
 		}
 	}
 	return specs, nil
 }
 
-func (w *work) enter(id, column, row string) {
-	if w.cells == nil {
-		w.cells, w.seen = map[string]cell{}, map[string]bool{}
-	}
-	if !slices.Contains(w.columns, column) {
-		w.columns = append(w.columns, column)
-	}
-	if row == "" {
-		row = column // a single task
-	}
-	if !w.seen[row] {
-		w.seen[row] = true
-		w.rows = append(w.rows, row)
-	}
-	w.cells[id] = cell{row, column}
-}
-
-// subjectsOf lists the files that t is for; a task without pattern has the subject "".
-func subjectsOf(t config.Task) ([]string, error) {
+// subjectsOf lists the regular files that t is for, sorted; a task without pattern has the subject "".
+func subjectsOf(ctx context.Context, t config.Task) ([]string, error) {
 	if t.Each == "" {
 		return []string{""}, nil
 	}
-	root := os.DirFS(t.In)
-	if _, err := fs.Stat(root, "."); err != nil {
-		return nil, fmt.Errorf("tasks %q: in: folder %q: %w", t.Name, t.In, cause(err))
+	if err := checkFolder("in", t.In); err != nil {
+		return nil, err
 	}
-	found, err := doublestar.Glob(root, t.Each, doublestar.WithFilesOnly(), doublestar.WithNoFollow(), doublestar.WithFailOnIOErrors())
+	root, err := os.OpenRoot(t.In)
 	if err != nil {
-		return nil, fmt.Errorf("tasks %q: each: %q in %q: %w", t.Name, t.Each, t.In, cause(err))
+		return nil, fmt.Errorf("in: folder %q: %w", t.In, err)
 	}
-	excluded := func(path string) bool {
-		return slices.ContainsFunc(t.Exclude, func(pattern string) bool { return doublestar.MatchUnvalidated(pattern, path) })
+	defer root.Close()
+	s := newSelection(t)
+	err = fs.WalkDir(root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return s.visit(path, d, err)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("each: %q in %q: %w", t.Each, t.In, err)
 	}
-	found = slices.DeleteFunc(found, excluded)
-	slices.Sort(found)
-	return found, nil
+	slices.Sort(s.found)
+	return s.found, nil
 }
 
-// cause leaves out what an [fs.PathError] says twice.
-func cause(err error) error {
-	if p, ok := err.(*fs.PathError); ok {
-		return p.Err
+// selection finds the regular files that a pattern takes and no other pattern leaves out. It follows no
+// symbolic links, and looks only into folders that can hold such files.
+type selection struct {
+	each    string
+	exclude []string
+	prefix  string // the folder that every match is in
+	depth   int    // of the deepest folder that can hold a match; -1 if any can
+	found   []string
+}
+
+func newSelection(t config.Task) *selection {
+	s := &selection{each: cleanPattern(t.Each), prefix: ".", depth: -1}
+	for _, pattern := range t.Exclude {
+		s.exclude = append(s.exclude, cleanPattern(pattern))
 	}
-	return err
+	segments := strings.Split(s.each, "/")
+	for _, segment := range segments[:len(segments)-1] {
+		if strings.ContainsAny(segment, `*?[{\`) {
+			break
+		}
+		s.prefix = path.Join(s.prefix, segment)
+	}
+	if !strings.Contains(s.each, "**") {
+		s.depth = len(segments) - 1
+	}
+	return s
+}
+
+// cleanPattern allows for "./*.go", which is what people write who think of paths.
+func cleanPattern(pattern string) string {
+	for strings.HasPrefix(pattern, "./") {
+		pattern = strings.TrimLeft(pattern[1:], "/")
+	}
+	return pattern
+}
+
+func (s *selection) visit(path string, d fs.DirEntry, err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && path != ".": // gone since its folder was read
+		return nil
+	case err != nil:
+		return err
+	case d.IsDir():
+		if !s.enters(path) {
+			return fs.SkipDir
+		}
+	case d.Type().IsRegular() && doublestar.MatchUnvalidated(s.each, path) && !s.excludes(path):
+		if !utf8.ValidString(path) {
+			return &hinted{fmt.Errorf("the name of the file %q is not UTF-8, so it cannot be a task's param", path), "rename the file, or exclude it"}
+		}
+		if len(s.found) == MaxTasks {
+			return fmt.Errorf("more than %d files", MaxTasks)
+		}
+		s.found = append(s.found, path)
+	}
+	return nil
+}
+
+// enters reports whether the folder can hold files to be found.
+func (s *selection) enters(folder string) bool {
+	if folder == "." {
+		return true
+	}
+	onTheWay := s.prefix == "." || within(folder, s.prefix) || within(s.prefix, folder)
+	tooDeep := s.depth >= 0 && strings.Count(folder, "/")+1 > s.depth
+	return onTheWay && !tooDeep && !s.excludesAll(folder)
+}
+
+func within(path, folder string) bool { return path == folder || strings.HasPrefix(path, folder+"/") }
+
+func (s *selection) excludes(path string) bool {
+	return slices.ContainsFunc(s.exclude, func(pattern string) bool { return doublestar.MatchUnvalidated(pattern, path) })
+}
+
+// excludesAll reports whether a pattern such as "vendor/**" leaves out all that is in the folder.
+func (s *selection) excludesAll(folder string) bool {
+	return slices.ContainsFunc(s.exclude, func(pattern string) bool {
+		return (pattern == "**" || strings.HasSuffix(pattern, "/**")) && doublestar.MatchUnvalidated(pattern, folder)
+	})
 }
 
 func specOf(t config.Task, subject string) (task.Spec, error) {
@@ -107,7 +220,7 @@ func specOf(t config.Task, subject string) (task.Spec, error) {
 	}
 	encoded, err := json.Marshal(params)
 	if err != nil {
-		return task.Spec{}, fmt.Errorf("tasks %q: params: %w", t.Name, err)
+		return task.Spec{}, err
 	}
 	return task.Spec{
 		ID:           task.NewID(),

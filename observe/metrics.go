@@ -1,6 +1,7 @@
 package observe
 
 import (
+	"maps"
 	"slices"
 	"sync"
 
@@ -203,8 +204,19 @@ func gauge(name, help string, read func(converge.Stats, task.Stats, func(float64
 	return m
 }
 
+// kinds are those of the decisions that this version carries out; others appear as they occur.
+var kinds = []converge.Decision{
+	converge.SendMessage{}, converge.SubmitTask{}, converge.ClaimTask{}, converge.ReportTask{}, converge.FailTask{},
+	converge.CancelTask{}, converge.InvokeTool{}, converge.Wake{},
+}
+
 func decisions(s converge.Stats, _ task.Stats, emit func(float64, ...string)) {
-	for kind, d := range s.Decisions {
+	counts := map[string]converge.DecisionStats{}
+	for _, k := range kinds {
+		counts[k.Kind()] = converge.DecisionStats{}
+	}
+	maps.Copy(counts, s.Decisions)
+	for kind, d := range counts {
 		emit(float64(d.Done), kind, "done")
 		emit(float64(d.Failed), kind, "failed")
 	}

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/converge-agents/converge"
+	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/task"
 )
@@ -62,7 +64,7 @@ type Coordinator struct {
 	next     int // index of the next task to submit
 	byID     map[string]int
 	waiting  map[string]*waiting // submitted, not settled
-	again    []converge.Decision // submissions that found no room
+	again    []converge.Decision // submissions that found no room, cancellations that went wrong
 	deadline time.Time
 	overdue  bool
 
@@ -73,14 +75,11 @@ type Coordinator struct {
 
 // waiting is a task that is under way or whose statement has not come.
 type waiting struct {
-	record     *task.Task // once the task has ended
-	statements map[statementKey]Statement
+	record     *task.Task                // once the task has ended
+	statements map[identity.ID]Statement // by who vouched, up to maxWitnesses
 	asks       int
 	askAt      time.Time
 }
-
-// statementKey tells apart who vouched; at most maxWitnesses are kept for a task.
-type statementKey [32]byte
 
 const maxWitnesses = 8
 
@@ -100,11 +99,13 @@ func NewCoordinator(c CoordinatorConfig) (*Coordinator, error) {
 		outcomes: make([]Outcome, len(c.Tasks)),
 		progress: Progress{Total: len(c.Tasks)},
 	}
-	for i := range c.Tasks {
-		if c.Tasks[i].ID == "" {
-			c.Tasks[i].ID = task.NewID()
+	k.config.Tasks = slices.Clone(c.Tasks)
+	for i := range k.config.Tasks {
+		spec := &k.config.Tasks[i]
+		if spec.ID == "" {
+			spec.ID = task.NewID()
 		}
-		k.byID[c.Tasks[i].ID] = i
+		k.byID[spec.ID] = i
 	}
 	if len(k.byID) < len(c.Tasks) {
 		return nil, errors.New("role.CoordinatorConfig.Tasks: two tasks have the same ID")
@@ -155,24 +156,32 @@ func (k *Coordinator) Decide(_ context.Context, t converge.Turn) ([]converge.Dec
 	}
 	var decisions []converge.Decision
 	if !t.Draining {
-		decisions = append(k.cancelOverdue(), k.submit()...)
-		decisions = append(decisions, k.ask()...)
+		decisions = append(k.cancelOverdue(), k.ask()...)
+		decisions = append(decisions, k.submit()...) // last, into the room that the others make
 	}
 	k.announce(before)
 	return decisions, nil
 }
 
-// failed settles a task that could not be submitted; one that only found no room is tried again.
+// failed deals with what could not be done in the last turn.
 func (k *Coordinator) failed(f converge.Failure) {
-	d, ok := f.Decision.(converge.SubmitTask)
-	switch {
-	case !ok:
-	case errors.Is(f.Err, task.ErrFull), errors.Is(f.Err, converge.ErrTooMany):
-		k.again = append(k.again, d)
-	default:
-		k.settle(Outcome{Task: task.Task{Spec: d.Spec, Status: task.Failed, Error: f.Err.Error()}, Err: f.Err})
+	switch d := f.Decision.(type) {
+	case converge.SubmitTask: // one that only found no room is tried again
+		if errors.Is(f.Err, task.ErrFull) || errors.Is(f.Err, converge.ErrTooMany) {
+			k.again = append(k.again, d)
+		} else {
+			k.settle(Outcome{Task: task.Task{Spec: d.Spec, Status: task.Failed, Error: f.Err.Error()}, Err: f.Err})
+		}
+	case converge.CancelTask: // one that has ended meanwhile is in Turn.Ended
+		if errors.Is(f.Err, task.ErrNotFound) {
+			k.settle(Outcome{Task: task.Task{Spec: k.spec(d.TaskID)}, Err: f.Err})
+		} else if !errors.Is(f.Err, task.ErrTerminal) {
+			k.again = append(k.again, d)
+		}
 	}
 }
+
+func (k *Coordinator) spec(id string) task.Spec { return k.config.Tasks[k.byID[id]] }
 
 // hear keeps a statement until the record of its task can be compared.
 func (k *Coordinator) hear(m *message.Message) {
@@ -181,14 +190,24 @@ func (k *Coordinator) hear(m *message.Message) {
 		return
 	}
 	s, err := readStatement(m)
-	if err != nil || len(w.statements) >= maxWitnesses {
+	if err != nil || !w.hasRoomFor(m.Sender()) {
 		return
 	}
 	if w.statements == nil {
-		w.statements = map[statementKey]Statement{}
+		w.statements = map[identity.ID]Statement{}
 	}
-	w.statements[statementKey(m.Sender())] = s
+	w.statements[m.Sender()] = Statement{Status: s.Status, Digest: s.Digest} // what is compared
 	k.compare(m.TaskID(), w)
+}
+
+// hasRoomFor lets nobody crowd out the one whose word will count: that is always heard, at the latest
+// when it is asked.
+func (w *waiting) hasRoomFor(sender identity.ID) bool {
+	if w.record != nil {
+		return sender == w.record.Claimant
+	}
+	_, known := w.statements[sender]
+	return known || len(w.statements) < maxWitnesses
 }
 
 func (k *Coordinator) end(t task.Task) {
@@ -210,7 +229,7 @@ func (k *Coordinator) compare(id string, w *waiting) {
 	if w.record == nil {
 		return
 	}
-	if s, ok := w.statements[statementKey(w.record.Claimant)]; ok && s.vouchesFor(*w.record) {
+	if s, ok := w.statements[w.record.Claimant]; ok && s.vouchesFor(*w.record) {
 		k.settle(Outcome{Task: *w.record, Signed: true})
 	}
 }
@@ -245,7 +264,7 @@ func (k *Coordinator) ask() []converge.Decision {
 	return decisions
 }
 
-// submit keeps the window full.
+// submit keeps the window full, and tries again what is to be tried again.
 func (k *Coordinator) submit() []converge.Decision {
 	decisions := k.again
 	k.again = nil
@@ -270,6 +289,12 @@ func (k *Coordinator) cancelOverdue() []converge.Decision {
 		return []converge.Decision{converge.Wake{After: rest}}
 	}
 	k.overdue = true
+	for _, d := range k.again {
+		if d, ok := d.(converge.SubmitTask); ok {
+			k.settle(Outcome{Task: task.Task{Spec: d.Spec}, Err: errOverdue})
+		}
+	}
+	k.again = nil
 	var decisions []converge.Decision
 	for id, w := range k.waiting {
 		if w.record == nil {
@@ -277,20 +302,21 @@ func (k *Coordinator) cancelOverdue() []converge.Decision {
 		}
 	}
 	for _, spec := range k.config.Tasks[k.next:] {
-		k.settle(Outcome{Task: task.Task{Spec: spec}, Err: errors.New("not submitted: the coordinator's deadline was over")})
+		k.settle(Outcome{Task: task.Task{Spec: spec}, Err: errOverdue})
 	}
-	k.next = len(k.config.Tasks)
 	return decisions
 }
 
+var errOverdue = errors.New("not submitted: the coordinator's deadline was over")
+
 func (k *Coordinator) settle(o Outcome) {
 	i, ours := k.byID[o.Task.ID]
-	if !ours {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !ours || k.outcomes[i].Task.ID != "" { // not ours, or settled
 		return
 	}
 	delete(k.waiting, o.Task.ID)
-	k.mu.Lock()
-	defer k.mu.Unlock()
 	k.outcomes[i] = o
 	if o.Err == nil {
 		k.progress.Completed++

@@ -39,9 +39,15 @@ func digest(result []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
+// maxStatement is the size of a statement in bytes at most; a coordinator keeps several for a task.
+const maxStatement = 16 << 10
+
 // readStatement reads a message of [StatementType].
 func readStatement(m *message.Message) (Statement, error) {
 	var s Statement
+	if len(m.Body()) > maxStatement {
+		return s, fmt.Errorf("statement on task %q: %d bytes where at most %d are allowed", m.TaskID(), len(m.Body()), maxStatement)
+	}
 	if err := json.Unmarshal(m.Body(), &s); err != nil {
 		return s, fmt.Errorf("statement on task %q: %w", m.TaskID(), err)
 	}

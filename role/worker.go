@@ -107,13 +107,21 @@ func (w *Worker) recover(f converge.Failure) []converge.Decision {
 
 // endAgain tries again to end a task, unless the claim is lost: then somebody else will vouch for it.
 func (w *Worker) endAgain(id string, f converge.Failure) []converge.Decision {
-	for _, lost := range []error{task.ErrClaimLost, task.ErrTerminal, task.ErrNotFound, task.ErrInvalid, converge.ErrNotHeld} {
-		if errors.Is(f.Err, lost) {
-			w.statements.forget(id)
-			return nil
-		}
+	if isLost(f.Err) || errors.Is(f.Err, task.ErrInvalid) {
+		w.statements.forget(id)
+		return nil
 	}
 	return []converge.Decision{f.Decision}
+}
+
+// isLost reports whether an error says that a task is no longer the worker's.
+func isLost(err error) bool {
+	for _, lost := range []error{task.ErrClaimLost, task.ErrTerminal, task.ErrNotFound, converge.ErrNotHeld} {
+		if errors.Is(err, lost) {
+			return true
+		}
+	}
+	return false
 }
 
 func (w *Worker) invoke(t task.Task) converge.Decision {
@@ -127,6 +135,12 @@ func (w *Worker) report(r converge.ToolResult) []converge.Decision {
 		return nil
 	}
 	delete(w.held, t.ID)
+	if isLost(r.Err) { // how the task ends is no longer ours to say
+		return []converge.Decision{converge.FailTask{TaskID: t.ID, Reason: publicReason(r.Err)}}
+	}
+	if size := len(r.Output.Data); r.Err == nil && size > task.MaxResult {
+		r.Err = fmt.Errorf("tool %s: the result has %d bytes where a task holds at most %d", r.Tool, size, task.MaxResult)
+	}
 	var end converge.Decision
 	var s Statement
 	if r.Err == nil {
@@ -182,7 +196,8 @@ func (w *Worker) claim(tasks []task.Task) []converge.Decision {
 			break
 		}
 		t := tasks[(w.offset+uint64(i))%uint64(len(tasks))]
-		if w.tools[t.Kind] != "" {
+		_, held := w.held[t.ID] // the claim is lost; its tool call has yet to end
+		if w.tools[t.Kind] != "" && !held {
 			decisions = append(decisions, converge.ClaimTask{TaskID: t.ID})
 		}
 	}
@@ -213,8 +228,13 @@ func (r *recent) put(id string, s Statement) {
 }
 
 func (r *recent) get(id string) (Statement, bool) {
-	s, ok := r.byID[id]
-	return s, ok
+	s := r.byID[id]
+	return s, s.Status != 0
 }
 
-func (r *recent) forget(id string) { delete(r.byID, id) }
+// forget keeps the entry's place, so that one place stands for one ID.
+func (r *recent) forget(id string) {
+	if _, known := r.byID[id]; known {
+		r.byID[id] = Statement{}
+	}
+}

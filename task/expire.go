@@ -64,10 +64,10 @@ func (m *Manager) checkAlarm() {
 
 // firstDue returns the time of the first thing that is due, or 0. It wants mu held.
 func (m *Manager) firstDue() int64 {
-	if m.index == nil {
-		return 0
+	if x := m.index.Load(); x != nil {
+		return x.due.first()
 	}
-	return m.index.due.first()
+	return 0
 }
 
 // expireAll does all that is due now. It goes on with the others where one finds the store full.
@@ -88,10 +88,10 @@ func (m *Manager) expireAll(ctx context.Context) error {
 func (m *Manager) allDue(now int64) []*record {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.index == nil {
-		return nil
+	if x := m.index.Load(); x != nil {
+		return x.dueBy(now)
 	}
-	return m.index.dueBy(now)
+	return nil
 }
 
 // expire does what is due for one task, unless somebody else has.
@@ -130,11 +130,8 @@ func (m *Manager) reread(ctx context.Context, old *record) error {
 func (m *Manager) forget(old *record) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.index == nil {
-		return
-	}
-	if k := m.index.known[old.spec.ID]; k != nil && k.record == old {
-		m.index.drop(old)
+	if x := m.index.Load(); x != nil && x.book.get(old.spec.ID) == old {
+		x.drop(old)
 	}
 }
 

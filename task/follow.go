@@ -87,7 +87,7 @@ type follower struct {
 
 // run follows the store until ctx is done or the store is closed.
 func (f *follower) run(ctx context.Context) {
-	defer f.m.setIndex(nil)
+	defer f.m.dropIndex()
 	for {
 		err := f.follow(ctx)
 		if ctx.Err() != nil {
@@ -148,7 +148,10 @@ func (f *follower) follow(ctx context.Context) error {
 
 // load takes in an entry of the snapshot. Tasks that have not ended are told when they can be found.
 func (f *follower) load(x *index, e store.Entry) {
-	r := f.m.decode(e)
+	r, known := f.known(e)
+	if !known {
+		r = f.m.decode(e)
+	}
 	if r == nil {
 		return
 	}
@@ -159,6 +162,17 @@ func (f *follower) load(x *index, e store.Entry) {
 	}
 }
 
+// known tells whether an entry of the snapshot says nothing that the index that is to be replaced does
+// not. Where it is no newer than what has been told and the index does not have it, the task has ended,
+// or could not be read then either.
+func (f *follower) known(e store.Entry) (r *record, known bool) {
+	id, _ := idOf(e.Key)
+	if r = f.m.recall(id); r != nil && r.revision == e.Revision {
+		return r, true
+	}
+	return nil, e.Revision <= f.told
+}
+
 // isNews leaves out what there was when Attach returned, and what has been told already.
 func (f *follower) isNews(r *record) bool { return !f.waitedFor() && r.revision > f.told }
 
@@ -166,12 +180,12 @@ func (f *follower) isNews(r *record) bool { return !f.waitedFor() && r.revision 
 func (f *follower) publish(x *index, at store.Revision) {
 	x.seen = at
 	var news []*record
-	for _, r := range x.known {
-		if f.isNews(r.record) {
-			news = append(news, r.record)
+	for r := range x.book.all() {
+		if f.isNews(r) {
+			news = append(news, r)
 		}
 	}
-	f.m.setIndex(x)
+	f.m.replaceIndex(x)
 	f.at, f.told, f.pause = at, at, 0
 	f.begin()
 	for _, r := range news {
@@ -179,57 +193,60 @@ func (f *follower) publish(x *index, at store.Revision) {
 	}
 }
 
-func (m *Manager) setIndex(x *index) {
+// replaceIndex carries over what is newer than the snapshot that x was made of.
+func (m *Manager) replaceIndex(x *index) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.index = x
-	if x != nil {
-		m.checkAlarm()
+	if old := m.index.Load(); old != nil {
+		for r := range old.book.all() {
+			x.learn(r)
+		}
 	}
+	m.index.Store(x)
+	m.checkAlarm()
+}
+
+func (m *Manager) dropIndex() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.index.Store(nil)
 }
 
 // apply takes in a change. Most of those that this program made are known already, and need no decoding.
 func (f *follower) apply(ev store.Event) {
-	f.at, f.told, f.pause = ev.Entry.Revision, ev.Entry.Revision, 0
-	id, err := idOf(ev.Entry.Key)
-	r, known := f.m.pass(id, ev.Entry.Revision)
+	at := ev.Entry.Revision
+	f.at, f.told, f.pause = at, at, 0
+	id, _ := idOf(ev.Entry.Key) // a key that is not that of a task gives none, and fails to decode
+	r := f.m.recall(id)
+	if r != nil && r.revision > at {
+		return // the watch has yet to come to what is known
+	}
+	known := r != nil && r.revision == at
 	if !known {
-		if err == nil && ev.Op == store.OpPut {
+		r = nil
+		if ev.Op == store.OpPut {
 			r = f.m.decode(ev.Entry)
 		}
-		f.m.settle(id, r)
+	}
+	if !known || r.status.Terminal() {
+		f.m.settle(id, r, at)
 	}
 	if r != nil {
 		f.m.tell(r)
 	}
 }
 
-// pass notes how far the watch has come. If the index knows the task as of that change or a later one,
-// it says so; r is the record if it is of that very change, and otherwise the watch has yet to come to it.
-func (m *Manager) pass(id string, at store.Revision) (r *record, known bool) {
+// settle brings the index up to a change, r being nil if it left no readable record. A task that has
+// ended goes, unless somebody knows that it is back.
+func (m *Manager) settle(id string, r *record, at store.Revision) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.index.seen = at
-	k := m.index.known[id]
-	switch {
-	case k == nil || k.revision < at:
-		return nil, false
-	case k.revision > at:
-		return nil, true
-	case k.status.Terminal():
-		m.index.drop(k.record)
-	}
-	return k.record, true
-}
-
-// settle brings the index up to a change that it did not know, r being nil if it left no readable record.
-func (m *Manager) settle(id string, r *record) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	x := m.index.Load()
+	x.seen = at
 	if r != nil && !r.status.Terminal() {
-		m.index.put(r)
-	} else if k := m.index.known[id]; k != nil && k.revision <= m.index.seen {
-		m.index.drop(k.record)
+		x.put(r)
+	} else if old := x.book.get(id); old != nil && old.revision <= at {
+		x.drop(old)
 	}
 	m.checkAlarm()
 }

@@ -9,18 +9,15 @@ import (
 )
 
 // index knows the tasks that have not ended: which are pending, for whom, and when which one is due.
-// Somebody else has to lock it.
+// Somebody else has to lock it, except for the book.
 type index struct {
-	known  map[string]*known // by ID; one that has ended rests here until the watch has passed it
-	seen   store.Revision    // changes up to here came with the watch
+	book   *book             // one that has ended rests here until the watch has passed it
+	seen   store.Revision    // what the watch has brought up to here does not count when it comes late otherwise
 	groups map[string]*group // by route
 	shelf  map[anchor]map[*group]bool
 	size   int     // pending tasks
 	due    ranking // what expires
 }
-
-// known is the newest record of a task that an index has.
-type known struct{ *record }
 
 // group holds the pending tasks of one routing, by priority and then age.
 type group struct {
@@ -46,7 +43,7 @@ const (
 )
 
 func newIndex() *index {
-	return &index{known: map[string]*known{}, groups: map[string]*group{}, shelf: map[anchor]map[*group]bool{}}
+	return &index{book: newBook(), groups: map[string]*group{}, shelf: map[anchor]map[*group]bool{}}
 }
 
 // learn takes in a record that this program has written or read, unless the watch has brought it, or
@@ -59,25 +56,20 @@ func (x *index) learn(r *record) {
 
 // put takes in a record unless a newer one is known.
 func (x *index) put(r *record) {
-	k := x.known[r.spec.ID]
-	if k == nil {
-		x.known[r.spec.ID] = &known{r}
-		x.list(r)
-	} else if k.revision < r.revision {
-		x.replace(k, r)
+	old, ok := x.book.put(r)
+	if !ok {
+		return
 	}
-}
-
-func (x *index) replace(k *known, r *record) {
-	x.unlist(k.record)
-	k.record = r
+	if old != nil {
+		x.unlist(old)
+	}
 	x.list(r)
 }
 
 // drop forgets a task.
 func (x *index) drop(r *record) {
+	x.book.remove(r.spec.ID)
 	x.unlist(r)
-	delete(x.known, r.spec.ID)
 }
 
 func (x *index) list(r *record) {

@@ -42,10 +42,10 @@ type Manager struct {
 	counts     counts
 	unreadable unreadable
 
-	mu      sync.Mutex
-	index   *index        // nil unless the store is being followed
-	alarm   int64         // when expireDue wakes up; 0 for never
-	earlier chan struct{} // tells it that something is due before
+	mu      sync.Mutex            // for what is in index, except for the book, and for:
+	alarm   int64                 // when expireDue wakes up; 0 for never
+	earlier chan struct{}         // tells it that something is due before
+	index   atomic.Pointer[index] // nil unless the store is being followed
 
 	deliver   sync.Mutex // held while listeners are told
 	listeners []*listener
@@ -146,7 +146,8 @@ func (m *Manager) submit(ctx context.Context, s Spec) (*record, error) {
 func (m *Manager) isFull() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.index != nil && m.index.size >= m.maxPending
+	x := m.index.Load()
+	return x != nil && x.size >= m.maxPending
 }
 
 // NewID returns an ID for a task: 16 random bytes in hexadecimal.
@@ -266,13 +267,13 @@ func (m *Manager) visible(p *Profile, limit int) []*record {
 		return nil
 	}
 	now := m.clock()
-	m.mu.Lock()
-	if m.index != nil {
-		defer m.mu.Unlock()
-		return m.index.visible(p, limit, now)
+	x := m.index.Load()
+	if x == nil {
+		return m.survey(now).visible(p, limit, now)
 	}
-	m.mu.Unlock()
-	return m.survey(now).visible(p, limit, now)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return x.visible(p, limit, now)
 }
 
 // survey makes an index of what the store has. Claims that nobody has released are as good as released.
@@ -329,13 +330,8 @@ func (m *Manager) clock() int64 { return m.now().UnixNano() }
 
 // recall returns what this program knows of a task that has not ended; nil if nothing.
 func (m *Manager) recall(id string) *record {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.index == nil {
-		return nil
-	}
-	if k := m.index.known[id]; k != nil {
-		return k.record
+	if x := m.index.Load(); x != nil {
+		return x.book.get(id)
 	}
 	return nil
 }
@@ -382,8 +378,8 @@ func (m *Manager) write(ctx context.Context, r, old *record) error {
 func (m *Manager) learn(r *record) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.index != nil {
-		m.index.learn(r)
+	if x := m.index.Load(); x != nil {
+		x.learn(r)
 		m.checkAlarm()
 	}
 }

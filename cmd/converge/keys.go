@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -14,41 +16,37 @@ import (
 )
 
 func newKeys() *cobra.Command {
-	var passphraseFile, output string
+	var passphraseFile string
+	var output format
 	keys := &cobra.Command{
 		Use:   "keys",
 		Short: "Make and show agents' keys",
 		Long: `A key file holds an agent's Ed25519 private key, in mode 0600: a PKCS #8 PEM block, or, if
-CONVERGE_PASSPHRASE or --passphrase-file gives a passphrase, that block sealed in an age file.`,
-		Args: args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+there is a passphrase, that block sealed in an age file. The passphrase is what CONVERGE_PASSPHRASE
+holds, or the first line of the file that --passphrase-file names. The agent's ID is the SHA-256
+digest of its public key.`,
 	}
-	keys.PersistentFlags().StringVar(&passphraseFile, "passphrase-file", "", "`file` with the passphrase of the key")
-	keys.PersistentFlags().StringVarP(&output, "output", "o", "text", "`format`: text or json")
+	keys.PersistentFlags().StringVar(&passphraseFile, "passphrase-file", "", "`file` with the passphrase (instead of CONVERGE_PASSPHRASE)")
+	addFormat(keys, &output, "of what is printed")
 	keys.AddCommand(
 		&cobra.Command{
 			Use:   "new FILE",
 			Short: "Make a key and write it to a new file",
-			Args:  args(cobra.ExactArgs(1)),
+			Long: `New makes a key, writes it to FILE, which must not exist, and prints the agent's ID and public key.
+If there is a passphrase, the key is sealed with it.`,
+			Args: words("FILE"),
 			RunE: func(cmd *cobra.Command, given []string) error {
-				passphrase, err := readPassphrase(passphraseFile)
+				id, err := newKey(given[0], passphraseFile)
 				if err != nil {
 					return err
 				}
-				id, err := identity.Generate()
-				if err != nil {
-					return err
-				}
-				if err := identity.WriteKeyFile(given[0], id, passphrase); err != nil {
-					return err
-				}
-				return printKey(cmd, id, output)
+				return printKey(cmd.OutOrStdout(), id, output)
 			},
 		},
 		&cobra.Command{
 			Use:   "show FILE",
 			Short: "Print the ID and the public key of a key file",
-			Args:  args(cobra.ExactArgs(1)),
+			Args:  words("FILE"),
 			RunE: func(cmd *cobra.Command, given []string) error {
 				passphrase, err := readPassphrase(passphraseFile)
 				if err != nil {
@@ -58,24 +56,39 @@ CONVERGE_PASSPHRASE or --passphrase-file gives a passphrase, that block sealed i
 				if err != nil {
 					return err
 				}
-				return printKey(cmd, id, output)
+				return printKey(cmd.OutOrStdout(), id, output)
 			},
 		})
 	return keys
 }
 
-// printKey prints what others may know of a key.
-func printKey(cmd *cobra.Command, id *identity.Identity, format string) error {
-	out, public := cmd.OutOrStdout(), hex.EncodeToString(id.PublicKey())
-	switch format {
-	case "text":
-		_, err := fmt.Fprintf(out, "id          %s\npublic key  %s\n", id.ID(), public)
-		return err
-	case "json":
-		return json.NewEncoder(out).Encode(map[string]string{"id": id.ID().String(), "public_key": public})
-	default:
-		return usageError(cmd, fmt.Errorf("output format %q: use text or json", format))
+func newKey(path, passphraseFile string) (*identity.Identity, error) {
+	passphrase, err := readPassphrase(passphraseFile)
+	if err != nil {
+		return nil, err
 	}
+	id, err := identity.Generate()
+	if err != nil {
+		return nil, err
+	}
+	err = identity.WriteKeyFile(path, id, passphrase)
+	if errors.Is(err, fs.ErrExist) {
+		err = &exitError{exitFailed, err, "a key is never overwritten: choose another name"}
+	}
+	return id, err
+}
+
+// printKey prints what others may know of a key.
+func printKey(w io.Writer, id *identity.Identity, f format) error {
+	public := hex.EncodeToString(id.PublicKey())
+	if f == "json" {
+		return json.NewEncoder(w).Encode(struct {
+			ID        identity.ID `json:"id"`
+			PublicKey string      `json:"public_key"`
+		}{id.ID(), public})
+	}
+	_, err := fmt.Fprintf(w, "id          %s\npublic key  %s\n", id.ID(), public)
+	return err
 }
 
 const maxPassphrase = 4096
@@ -90,14 +103,17 @@ func readPassphrase(path string) ([]byte, error) {
 		return nil, fmt.Errorf("read passphrase: %w", err)
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxPassphrase))
+	data, err := io.ReadAll(io.LimitReader(f, maxPassphrase+1))
 	if err != nil {
 		return nil, fmt.Errorf("read passphrase: %w", err)
 	}
 	line, _, _ := bytes.Cut(data, []byte("\n"))
 	line = bytes.TrimSuffix(line, []byte("\r"))
-	if len(line) == 0 {
+	switch {
+	case len(line) == 0:
 		return nil, fmt.Errorf("read passphrase: %s: the first line is empty", path)
+	case len(line) > maxPassphrase:
+		return nil, fmt.Errorf("read passphrase: %s: the first line is longer than %d bytes", path, maxPassphrase)
 	}
 	return line, nil
 }

@@ -2,13 +2,10 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -26,28 +23,14 @@ const (
 	exitInterrupted = 130
 )
 
-// run runs the command line and returns its exit code. The first SIGINT or SIGTERM ends the command's
-// context; a second one ends the process at once.
-func run() int {
-	ctx, cancel := context.WithCancelCause(context.Background())
-	defer cancel(nil)
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	go func() {
-		<-signals
-		cancel(errInterrupted)
-		<-signals
-		os.Exit(exitInterrupted)
-	}()
-	return report(os.Stderr, newRoot().ExecuteContext(ctx))
-}
-
-var errInterrupted = errors.New("interrupted")
+// run runs the command line and returns its exit code.
+func run() int { return report(os.Stderr, newRoot().Execute()) }
 
 // exitError is an error with an exit code of its own; it may be silent.
 type exitError struct {
 	code int
-	err  error // nil if all has been said
+	err  error  // nil if all has been said
+	hint string // may be ""
 }
 
 func (e *exitError) Error() string {
@@ -59,20 +42,22 @@ func (e *exitError) Error() string {
 
 func (e *exitError) Unwrap() error { return e.err }
 
+// Hint says what to do about the error.
+func (e *exitError) Hint() string { return e.hint }
+
 // report prints an error with its hints and returns the exit code.
 func report(w io.Writer, err error) int {
 	if err == nil {
 		return exitOK
 	}
 	code := exitFailed
-	if e, ok := errors.AsType[*exitError](err); ok {
-		code = e.code
-		if e.err == nil {
-			return code
-		}
-		err = e.err
-	}
 	for _, problem := range unjoin(err) {
+		if e, ok := errors.AsType[*exitError](problem); ok {
+			code = e.code
+			if e.err == nil {
+				continue
+			}
+		}
 		fmt.Fprintln(w, "converge:", problem)
 		if hint := hintFor(problem); hint != "" {
 			fmt.Fprintln(w, "hint:", hint)
@@ -98,10 +83,18 @@ func hintFor(err error) string {
 	if e, ok := errors.AsType[*config.Error](err); ok {
 		return e.Hint
 	}
-	if errors.Is(err, identity.ErrPassphraseRequired) || errors.Is(err, identity.ErrPassphrase) {
-		return "set CONVERGE_PASSPHRASE, or give --passphrase-file"
+	var hinted interface{ Hint() string }
+	if errors.As(err, &hinted) {
+		return hinted.Hint()
 	}
-	return ""
+	switch {
+	case errors.Is(err, identity.ErrPassphraseRequired):
+		return "set CONVERGE_PASSPHRASE, or give --passphrase-file"
+	case errors.Is(err, identity.ErrPassphrase):
+		return "the passphrase came from CONVERGE_PASSPHRASE or --passphrase-file; it has to be the one that sealed the key"
+	default:
+		return ""
+	}
 }
 
 func newRoot() *cobra.Command {
@@ -111,29 +104,20 @@ func newRoot() *cobra.Command {
 		Long: `Converge runs networks of autonomous agents in which every message is signed and
 verified, every sender limited, every tool call authorised and every act counted.
 
-  converge init demo                    write demo/converge.yaml and its keys
-  converge run -c demo/converge.yaml    run the network that the file describes`,
+A network is described by a file. To see one at work:
+
+  converge init demo                                     write demo/converge.yaml and its keys
+  converge run -c demo/converge.yaml --exit-when-done    run the network that it describes`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError(cmd, err) })
-	root.AddCommand(newRun(), newInit(), newKeys(), newVersion())
+	root.SetVersionTemplate(versionLine())
+	root.Version = currentVersion()
+	root.Flags().Bool("version", false, "print the version")
+	root.AddCommand(newInit(), newRun(), newKeys(), newVersion())
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	strict(root)
 	return root
-}
-
-// usageError is an error of whoever typed the command.
-func usageError(cmd *cobra.Command, err error) error {
-	return &exitError{exitUsage, fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())}
-}
-
-// args makes usage errors of those of a check of arguments.
-func args(check cobra.PositionalArgs) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, given []string) error {
-		if err := check(cmd, given); err != nil {
-			return usageError(cmd, err)
-		}
-		return nil
-	}
 }

@@ -8,72 +8,92 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"sync"
-	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/converge-agents/converge/config"
 	"github.com/converge-agents/converge/network"
 	"github.com/converge-agents/converge/observe"
-	"github.com/converge-agents/converge/role"
 )
+
+const defaultConfig = "converge.yaml"
 
 type runFlags struct {
 	file           string
 	exitWhenDone   bool
-	vars           map[string]string
+	vars           variables
 	verbose        bool
-	output         string
+	output         format
 	passphraseFile string
 	set            map[string]*string // by configuration key
 }
 
+// settings are the flags that beat a key of the configuration.
+var settings = []struct{ key, flag, usage string }{
+	{"data", "data", "`folder` for keys and state"},
+	{"log.level", "log-level", "log from this `level` on: debug, info, warn or error"},
+	{"log.format", "log-format", "`format` of the log: text or json"},
+	{"metrics.listen", "metrics-listen", "serve /metrics, /healthz and /readyz on `host:port`; port 0 is a free one, see the log"},
+}
+
 func newRun() *cobra.Command {
-	f := runFlags{set: map[string]*string{}}
+	f := runFlags{vars: variables{}, set: map[string]*string{}}
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Run the network that a configuration file describes",
-		Long: `Run starts every agent of the file and keeps them running until SIGINT or SIGTERM,
-or, with --exit-when-done, until every coordinator's tasks have ended. Then it prints a table of
-the results and a summary of what went through the pipeline. A second signal ends it at once.
+		Long: `Run starts every agent of the file and keeps them running until SIGINT or SIGTERM or, with
+--exit-when-done, until every coordinator's tasks have ended. Then it prints a table of the results
+and a summary of what went through the pipeline, and nothing else, on standard output. The log goes
+to standard error. After the first signal, tools that run get some seconds to finish; a second signal
+kills them.
 
-Exit status: 0; 1 if a task failed or the network could not run; 130 if it was interrupted before
-the job was done; 64 for a wrong command line.
+Exit status: 0 if no task failed; 1 if one did, or the network could not run; 130 if, with
+--exit-when-done, it was interrupted before the job was done, and after a second signal; 64 for a
+wrong command line.
 
-A flag beats an environment variable (CONVERGE_LOG_LEVEL, CONVERGE_VAR_DIR, …), which beats the
-file. CONVERGE_PASSPHRASE opens and seals key files.`,
-		Example: `  converge run -c converge.yaml --exit-when-done
-  converge run -c converge.yaml --var dir=/srv/docs -o json`,
-		Args: args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return runNetwork(cmd, f) },
+A flag beats an environment variable (CONVERGE_LOG_LEVEL, CONVERGE_VAR_DIR, …), which beats the file.
+The passphrase that opens and seals key files is what CONVERGE_PASSPHRASE holds, or the first line of
+the file that --passphrase-file names.`,
+		Example: `  converge run --exit-when-done
+  converge run -c orders.toml --var dir=/srv/docs -o json
+  converge run --metrics-listen localhost:9090`,
+		Args:              runArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return runNetwork(cmd, f) },
 	}
 	flags := cmd.Flags()
-	flags.StringVarP(&f.file, "config", "c", "converge.yaml", "configuration `file`, YAML or TOML")
+	flags.StringVarP(&f.file, "config", "c", defaultConfig, "configuration `file`, YAML or TOML")
 	flags.BoolVar(&f.exitWhenDone, "exit-when-done", false, "exit when every coordinator's tasks have ended")
-	flags.StringToStringVar(&f.vars, "var", nil, "set a variable of the file, as `name=value`; may be repeated")
-	flags.BoolVarP(&f.verbose, "verbose", "v", false, "log everything, refused messages included (log.level: debug)")
-	flags.StringVarP(&f.output, "output", "o", "text", "`format` of the report: text or json")
-	flags.StringVar(&f.passphraseFile, "passphrase-file", "", "`file` with the passphrase of the keys")
-	for _, s := range []struct{ key, flag, usage string }{
-		{"data", "data", "`folder` for keys and state"},
-		{"log.level", "log-level", "`level`: debug, info, warn or error"},
-		{"log.format", "log-format", "`format` of the log: text or json"},
-		{"metrics.listen", "metrics-listen", "`host:port` to serve /metrics, /healthz and /readyz on"},
-	} {
-		f.set[s.key] = flags.String(s.flag, "", s.usage+" (beats "+s.key+" of the file)")
+	flags.Var(f.vars, "var", "set a variable of the file to a value, as `name=value`; may be repeated")
+	flags.BoolVarP(&f.verbose, "verbose", "v", false, "log everything, refused messages included; like --log-level debug")
+	addFormat(cmd, &f.output, "of the report")
+	flags.StringVar(&f.passphraseFile, "passphrase-file", "", "`file` with the passphrase of the keys (instead of CONVERGE_PASSPHRASE)")
+	for _, s := range settings {
+		f.set[s.key] = flags.String(s.flag, "", s.usage+" (instead of "+s.key+" in the file)")
 	}
+	complete(cmd, "log-level", "debug", "info", "warn", "error")
+	complete(cmd, "log-format", "text", "json")
 	return cmd
 }
 
+// runArgs knows what people mean who give a file without -c.
+func runArgs(cmd *cobra.Command, given []string) error {
+	if len(given) == 0 {
+		return nil
+	}
+	return &exitError{exitUsage, fmt.Errorf("unexpected argument %q", given[0]), "the configuration file is given with -c: " + cmd.CommandPath() + configFlag(given[0])}
+}
+
 func runNetwork(cmd *cobra.Command, f runFlags) error {
-	if f.output != "text" && f.output != "json" {
-		return usageError(cmd, fmt.Errorf("output format %q: use text or json", f.output))
+	if f.verbose && cmd.Flags().Changed("log-level") {
+		return usageError(cmd, errors.New("-v and --log-level: give one of them"))
 	}
 	c, err := config.Load(f.file, f.options(cmd))
 	if err != nil {
 		return err
+	}
+	if f.exitWhenDone && !hasCoordinator(c) {
+		return usageError(cmd, fmt.Errorf("--exit-when-done: no agent of %s is a coordinator, so there is nothing to wait for", f.file))
 	}
 	passphrase, err := readPassphrase(f.passphraseFile)
 	if err != nil {
@@ -85,57 +105,101 @@ func runNetwork(cmd *cobra.Command, f runFlags) error {
 		return err
 	}
 	slog.SetDefault(log)
-	n, err := network.New(cmd.Context(), c, network.Options{Logger: log, Passphrase: passphrase, Progress: progress.show})
-	if err != nil {
-		return err
-	}
-	defer n.Close()
-	return errors.Join(runToEnd(cmd, n, f, progress), n.Close())
-}
-
-// runToEnd runs the network, prints the report and returns the error that decides on the exit code.
-func runToEnd(cmd *cobra.Command, n *network.Network, f runFlags, progress *progressLine) error {
-	ctx, stop := context.WithCancelCause(cmd.Context())
-	defer stop(nil)
-	ran := make(chan error, 1)
-	go func() { ran <- n.Run(ctx) }()
-	var err error
-	if f.exitWhenDone {
-		select {
-		case <-n.Done():
-			stop(network.ErrStop)
-			err = <-ran
-		case err = <-ran:
-		}
-	} else {
-		err = <-ran
-	}
-	interrupted := errors.Is(context.Cause(cmd.Context()), errInterrupted)
-	if err != nil && !interrupted {
-		return err
-	}
-	progress.clear()
-	r := n.Report()
-	if err := printReport(cmd.OutOrStdout(), r, f.output); err != nil {
-		return err
-	}
-	for _, failure := range r.Errors {
-		fmt.Fprintln(cmd.ErrOrStderr(), "converge: task failed:", failure)
+	ctx, again := onInterrupt(cmd.Context())
+	n, err := network.New(ctx, c, network.Options{Logger: log, Passphrase: passphrase, Progress: progress.show})
+	if err == nil {
+		err = runToEnd(ctx, again, n, f.exitWhenDone, progress)
+		progress.clear()
+		err = errors.Join(err, n.Close()) // before the report, which may find nobody to read it
 	}
 	switch {
+	case err != nil && errors.Is(err, errInterrupted):
+		return &exitError{code: exitInterrupted, err: errInterrupted}
+	case err != nil:
+		return err
+	}
+	return conclude(cmd, n.Report(), f, ended(again), ctx.Err() != nil)
+}
+
+func hasCoordinator(c *config.Config) bool {
+	for _, a := range c.Agents {
+		if a.Kind == config.KindCoordinator {
+			return true
+		}
+	}
+	return false
+}
+
+// runToEnd runs the network until its job is done, if it is to exit then, or ctx ends.
+func runToEnd(ctx context.Context, again <-chan struct{}, n *network.Network, exitWhenDone bool, progress *progressLine) error {
+	running, stop := context.WithCancel(ctx)
+	defer stop()
+	ran := make(chan error, 1)
+	go func() { ran <- n.Run(running) }()
+	done, interrupted := n.Done(), ctx.Done()
+	if !exitWhenDone {
+		done = nil
+	}
+	for {
+		select {
+		case err := <-ran:
+			return err
+		case <-done:
+			done = nil
+			stop()
+		case <-interrupted:
+			interrupted = nil
+			slog.Info("stopping: running tools get time to finish; a second signal kills them")
+			progress.stop()
+		case <-again:
+			again = nil
+			n.Abort()
+		}
+	}
+}
+
+// conclude prints the report and returns the error that decides on the exit code.
+func conclude(cmd *cobra.Command, r network.Report, f runFlags, killed, interrupted bool) error {
+	if err := printReport(cmd.OutOrStdout(), r, f.output); err != nil {
+		return fmt.Errorf("print the report: %w", err)
+	}
+	stderr := cmd.ErrOrStderr()
+	for _, failure := range r.Errors {
+		fmt.Fprintln(stderr, "converge: task failed:", failure)
+	}
+	if more := r.Tasks.Failed - len(r.Errors); more > 0 {
+		fmt.Fprintf(stderr, "converge: and %s more failed\n", tasks(more))
+	}
+	switch {
+	case killed:
+		return &exitError{code: exitInterrupted, err: errors.New("interrupted twice: running tools were killed")}
+	case interrupted && f.exitWhenDone && r.Unfinished > 0:
+		return &exitError{code: exitInterrupted, err: fmt.Errorf("interrupted: %s had not ended", tasks(r.Unfinished))}
 	case r.Tasks.Failed > 0:
 		return &exitError{code: exitFailed}
-	case interrupted && f.exitWhenDone && r.Unfinished > 0:
-		return &exitError{exitInterrupted, fmt.Errorf("interrupted: %d tasks had not ended", r.Unfinished)}
 	}
 	return nil
 }
 
+func tasks(n int) string {
+	if n == 1 {
+		return "1 task"
+	}
+	return fmt.Sprintf("%d tasks", n)
+}
+
+func ended(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
 func (f runFlags) options(cmd *cobra.Command) config.Options {
 	o := config.Options{Vars: f.vars, Set: map[string]string{}, Environ: os.Environ()}
-	for _, s := range []struct{ key, flag string }{
-		{"data", "data"}, {"log.level", "log-level"}, {"log.format", "log-format"}, {"metrics.listen", "metrics-listen"},
-	} {
+	for _, s := range settings {
 		if cmd.Flags().Changed(s.flag) {
 			o.Set[s.key] = *f.set[s.key]
 		}
@@ -146,62 +210,9 @@ func (f runFlags) options(cmd *cobra.Command) config.Options {
 	return o
 }
 
-func printReport(w io.Writer, r network.Report, format string) error {
-	if format == "text" {
-		return r.Write(w)
+func printReport(w io.Writer, r network.Report, f format) error {
+	if f == "json" {
+		return json.NewEncoder(w).Encode(r)
 	}
-	return json.NewEncoder(w).Encode(r)
-}
-
-// progressLine is standard error with, if it is a terminal, a line at the bottom that says how far the
-// job is. Log lines go above it.
-type progressLine struct {
-	file     *os.File
-	terminal bool
-
-	mu    sync.Mutex
-	line  string // what is shown now
-	last  time.Time
-	start time.Time
-}
-
-func newProgressLine(f *os.File) *progressLine {
-	return &progressLine{file: f, terminal: term.IsTerminal(int(f.Fd())), start: time.Now()}
-}
-
-// refresh spaces the redrawing of the line.
-const refresh = 100 * time.Millisecond
-
-func (p *progressLine) show(now role.Progress) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.terminal || time.Since(p.last) < refresh && !now.Done() {
-		return
-	}
-	p.last = time.Now()
-	p.line = fmt.Sprintf("%d of %d tasks done, %d failed, %.0f s", now.Completed+now.Failed, now.Total, now.Failed, time.Since(p.start).Seconds())
-	fmt.Fprintf(p.file, "\r\x1b[K%s", p.line)
-}
-
-// clear takes the line away.
-func (p *progressLine) clear() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.line != "" {
-		fmt.Fprint(p.file, "\r\x1b[K")
-		p.line = ""
-	}
-}
-
-// Write prints log lines above the progress line.
-func (p *progressLine) Write(text []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.line == "" {
-		return p.file.Write(text)
-	}
-	fmt.Fprint(p.file, "\r\x1b[K")
-	n, err := p.file.Write(text)
-	fmt.Fprint(p.file, p.line)
-	return n, err
+	return r.Write(w)
 }

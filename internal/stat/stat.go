@@ -33,26 +33,40 @@ type Key interface {
 	fmt.Stringer
 }
 
-// Vec is a [Counter] for each value of K. Counting under a value from [MaxKeys] on panics.
-type Vec[K Key] struct{ counters [MaxKeys]Counter }
+// Vec is a [Counter] for each value of K. Counting under a value from [MaxKeys] on panics. Until the
+// first event it holds no counters, so that there may be many.
+type Vec[K Key] struct{ counters atomic.Pointer[[MaxKeys]Counter] }
 
 // Inc counts one event under k.
-func (v *Vec[K]) Inc(k K) { v.counters[k].Inc() }
+func (v *Vec[K]) Inc(k K) { v.made()[k].Inc() }
 
 // Add counts n events under k.
-func (v *Vec[K]) Add(k K, n uint64) { v.counters[k].Add(n) }
+func (v *Vec[K]) Add(k K, n uint64) { v.made()[k].Add(n) }
 
 // Load returns the number of events under k so far.
-func (v *Vec[K]) Load(k K) uint64 { return v.counters[k].Load() }
+func (v *Vec[K]) Load(k K) uint64 {
+	if counters := v.counters.Load(); counters != nil {
+		return counters[k].Load()
+	}
+	return 0
+}
+
+func (v *Vec[K]) made() *[MaxKeys]Counter {
+	if counters := v.counters.Load(); counters != nil {
+		return counters
+	}
+	v.counters.CompareAndSwap(nil, new([MaxKeys]Counter))
+	return v.counters.Load()
+}
 
 // Snapshot returns all counters of the enumeration by the text of their key, also those that are
 // zero, so that a series is known before its first event. The counters are read one after the other.
 func (v *Vec[K]) Snapshot() map[string]uint64 {
 	outside := K(math.MaxUint8).String()
 	snapshot := make(map[string]uint64)
-	for k := range v.counters {
-		if text := K(k).String(); text != outside {
-			snapshot[text] = v.counters[k].Load()
+	for k := range K(MaxKeys) {
+		if text := k.String(); text != outside {
+			snapshot[text] = v.Load(k)
 		}
 	}
 	return snapshot

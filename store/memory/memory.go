@@ -55,7 +55,7 @@ type Store struct {
 	config Config
 	closed chan struct{} // closed under mu
 
-	mu        sync.RWMutex
+	mu        sync.Mutex
 	slots     map[string]*slot
 	tree      tree // of all slots
 	bytes     int64
@@ -120,8 +120,8 @@ func (s *Store) get(ctx context.Context, key string) (*item, error) {
 	if err := check(ctx, key); err != nil {
 		return nil, err
 	}
-	s.mu.RLock()
-	defer s.mu.RUnlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.isClosed() {
 		return nil, store.ErrClosed
 	}

@@ -55,8 +55,8 @@ func (s *Store) emit(ctx context.Context, snap *snapshot, places []*slot, emit f
 
 // shown returns the items that were in some places at the time of a snapshot.
 func (s *Store) shown(snap *snapshot, places []*slot) []*item {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	items := make([]*item, len(places))
 	for i, place := range places {
 		items[i] = place.item

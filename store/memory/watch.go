@@ -93,8 +93,8 @@ func opOf(change *item) store.Op {
 // read appends changes after w.seen to batch and moves w.seen past them. An empty batch does not mean
 // that there are no more.
 func (s *Store) read(w *waiter, batch []*item) ([]*item, error) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.isClosed() {
 		return nil, store.ErrClosed
 	}

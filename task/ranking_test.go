@@ -1,0 +1,61 @@
+package task
+
+import (
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// A ranking is the same as a sorted slice, however its runs split and empty.
+func TestRankingIsSorted(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var l ranking
+		var model []ranked
+		entry := rapid.Custom(func(t *rapid.T) ranked {
+			return ranked{rapid.Int64Range(-2, 2).Draw(t, "major"), rapid.Int64Range(0, 5).Draw(t, "minor"), anyRecord()}
+		})
+		t.Repeat(map[string]func(*rapid.T){
+			"add": func(t *rapid.T) {
+				e := entry.Draw(t, "entry")
+				step := rapid.Int64Range(-1, 1).Draw(t, "step") // downwards, all in one place, or upwards
+				for range rapid.IntRange(1, 200).Draw(t, "n") {
+					l.add(e)
+					model = append(model, e)
+					e.rec, e.minor = anyRecord(), e.minor+step
+				}
+				slices.SortFunc(model, ranked.compare)
+			},
+			"remove": func(t *rapid.T) {
+				from := rapid.IntRange(0, len(model)).Draw(t, "from")
+				to := min(len(model), from+rapid.IntRange(0, 300).Draw(t, "n"))
+				for _, e := range model[from:to] {
+					l.remove(e)
+				}
+				model = slices.Delete(model, from, to)
+			},
+			"remove what is not there": func(t *rapid.T) { l.remove(entry.Draw(t, "entry")) },
+			"": func(t *rapid.T) {
+				var got []ranked
+				if l.size > 0 {
+					for c, more := newCursor(&l), true; more; more = c.next() {
+						got = append(got, c.ranked)
+					}
+				}
+				if !slices.Equal(got, model) || l.size != len(model) {
+					t.Fatalf("%d of %d entries, in order: %t", len(got), len(model), slices.IsSortedFunc(got, ranked.compare))
+				}
+				if len(model) > 0 && l.first() != model[0].major {
+					t.Fatalf("the first is %d, want %d", l.first(), model[0].major)
+				}
+				for _, run := range l.runs {
+					if len(run) == 0 || len(run) > runLength {
+						t.Fatalf("a run of %d", len(run))
+					}
+				}
+			},
+		})
+	})
+}
+
+func anyRecord() *record { return &record{fixed: &fixed{spec: Spec{ID: NewID()}}} }
