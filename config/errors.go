@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/converge-agents/converge/internal/nearest"
 )
 
 // maxShown is how many problems of one Config are told at once.
@@ -103,7 +105,7 @@ func clip(text string) string {
 // suggest returns the hint for a name that is not one of those known: the nearest, or else all of
 // them, introduced by the word for what they are.
 func suggest(name, kind string, known []string) string {
-	if near := nearest(name, known); near != "" {
+	if near := nearest.Name(name, known); near != "" {
 		return fmt.Sprintf("did you mean %q?", near)
 	}
 	if len(known) == 0 {
@@ -114,43 +116,4 @@ func suggest(name, kind string, known []string) string {
 		list, rest = list[:40], ", …"
 	}
 	return "known " + kind + ": " + strings.Join(list, ", ") + rest
-}
-
-// nearest returns the candidate that is at most half of name's length in edits away, "" if there is
-// none. Case and the choice of '-' or '_' do not count.
-func nearest(name string, candidates []string) string {
-	plain := func(s string) string { return strings.ReplaceAll(strings.ToLower(clip(s)), "-", "_") }
-	best, fewest := "", len(plain(name))/2+1
-	for _, candidate := range candidates {
-		if n := edits(plain(name), plain(candidate)); n < fewest {
-			best, fewest = candidate, n
-		}
-	}
-	return best
-}
-
-// edits returns how many bytes of a have to be inserted, removed, replaced, or swapped with their
-// neighbour to make b (the optimal string alignment distance).
-func edits(a, b string) int {
-	rows := make([][]int, len(a)+1)
-	for i := range rows {
-		rows[i] = make([]int, len(b)+1)
-		rows[i][0] = i
-	}
-	for j := range rows[0] {
-		rows[0][j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		for j := 1; j <= len(b); j++ {
-			replaced := rows[i-1][j-1]
-			if a[i-1] != b[j-1] {
-				replaced++
-			}
-			rows[i][j] = min(replaced, rows[i-1][j]+1, rows[i][j-1]+1)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				rows[i][j] = min(rows[i][j], rows[i-2][j-2]+1)
-			}
-		}
-	}
-	return rows[len(a)][len(b)]
 }

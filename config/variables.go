@@ -6,6 +6,8 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+
+	"github.com/converge-agents/converge/internal/nearest"
 )
 
 // envPrefix begins the names of the environment variables that are configuration, with exceptions.
@@ -84,7 +86,7 @@ func suggestEnv(name string, known map[string][]string) string {
 	for _, name := range slices.Sorted(maps.Keys(known)) {
 		bare = append(bare, strings.TrimPrefix(name, envPrefix))
 	}
-	if near := nearest(strings.TrimPrefix(name, envPrefix), bare); near != "" {
+	if near := nearest.Name(strings.TrimPrefix(name, envPrefix), bare); near != "" {
 		return fmt.Sprintf("did you mean %s%s?", envPrefix, near)
 	}
 	return "known are " + envPrefix + " with one of: " + strings.Join(bare, ", ")

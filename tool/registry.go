@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/jsonschema-go/jsonschema"
+
+	"github.com/converge-agents/converge/internal/nearest"
 )
 
 const maxName = 128 // bytes of a tool's name
@@ -127,7 +129,7 @@ func (r *Registry) entry(name string) (*registered, error) {
 		return entry, nil
 	}
 	unknown := &Error{Tool: clip(name), Reason: ErrUnknownTool}
-	if near := nearest(name, r.Names()); near != "" {
+	if near := nearest.Name(name, r.Names()); near != "" {
 		unknown.Err = fmt.Errorf("the nearest registered name is %q", near)
 	}
 	return nil, unknown
@@ -144,36 +146,3 @@ func isName(s string) bool {
 
 // clip bounds a name that comes from an agent, for logs and errors.
 func clip(name string) string { return name[:min(len(name), maxName)] }
-
-// nearest returns the candidate with the fewest edits from name, or "" where even that one has little
-// in common with it.
-func nearest(name string, candidates []string) string {
-	best, fewest := "", len(clip(name))/2+1
-	for _, candidate := range candidates {
-		if n := edits(clip(name), candidate); n < fewest {
-			best, fewest = candidate, n
-		}
-	}
-	return best
-}
-
-// edits returns the Levenshtein distance of a and b in bytes.
-func edits(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			replace := diagonal
-			if a[i] != b[j] {
-				replace++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(replace, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
-}

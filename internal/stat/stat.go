@@ -35,7 +35,9 @@ type Key interface {
 
 // Vec is a [Counter] for each value of K. Counting under a value from [MaxKeys] on panics. Until the
 // first event it holds no counters, so that there may be many.
-type Vec[K Key] struct{ counters atomic.Pointer[[MaxKeys]Counter] }
+type Vec[K Key] struct {
+	counters atomic.Pointer[[MaxKeys]Counter]
+}
 
 // Inc counts one event under k.
 func (v *Vec[K]) Inc(k K) { v.made()[k].Inc() }
