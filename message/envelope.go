@@ -18,8 +18,11 @@ const typ = "application/converge-message"
 // Labels of the CWT claims: the registered ones (RFC 8392, section 4), and private ones in the order
 // in which they are encoded. docs/wire.md has the table.
 const (
+	claimIss = 1
+	claimSub = 2
 	claimAud = 3
 	claimExp = 4
+	claimNbf = 5
 	claimIat = 6
 	claimCti = 7
 
@@ -56,6 +59,7 @@ type envelope struct {
 // Details of [ErrMalformed] and [ErrUnsupported]; fixed values, because strangers cause them.
 var (
 	errHeader    = errors.New("a required header is missing or has a value out of its limits")
+	errClaim     = errors.New("iss, sub and nbf are no claims of a message")
 	errIssued    = errors.New("iat and the issue time in milliseconds differ")
 	errHeaderLen = fmt.Errorf("the protected header is larger than %d bytes", MaxHeader)
 	errAlg       = errors.New("alg is not EdDSA")
@@ -151,6 +155,8 @@ func (e *envelope) decodeClaims(r *cose.Reader) (saw int) {
 		switch {
 		case !known:
 			r.Skip(2)
+		case label == claimIss, label == claimSub, label == claimNbf: // they would say more than is heeded
+			r.Fail(errClaim)
 		case label == claimAud:
 			saw |= sawAud
 			e.decodeAudience(r)
