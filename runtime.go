@@ -221,21 +221,20 @@ func (r *Runtime) ID() identity.ID { return r.config.Identity.ID() }
 // Run runs the agent until ctx ends. Then it stops receiving, withdraws from discovery, gives the agent
 // what has already come and waits for its tools, for up to Config.DrainTimeout, and returns nil. It
 // returns an error if it cannot start or if the transport fails. It can be called once.
-func (r *Runtime) Run(ctx context.Context) (err error) {
+func (r *Runtime) Run(ctx context.Context) error {
 	if !r.state.CompareAndSwap(int32(StateNew), int32(StateStarting)) {
 		return errors.New("run agent: Run was called before")
 	}
-	defer r.state.Store(int32(StateStopped))
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("run agent %s: %w", r.config.Name, err)
-		}
-	}()
-	if err := r.config.Transport.Start(ctx); err != nil {
-		return err
+	err := r.config.Transport.Start(ctx)
+	if err == nil {
+		err = r.runStarted(ctx)
+		r.config.Transport.Close()
 	}
-	defer r.config.Transport.Close()
-	return r.runStarted(ctx)
+	r.state.Store(int32(StateStopped))
+	if err != nil {
+		return fmt.Errorf("run agent %s: %w", r.config.Name, err)
+	}
+	return nil
 }
 
 // runStarted is Run once the transport works. It keeps little on the stack: an idle agent waits in loop.
@@ -331,7 +330,7 @@ func (r *Runtime) attach() (detach func()) {
 
 // loop runs turns until ctx ends, and returns why it ended.
 func (r *Runtime) loop(ctx context.Context) error {
-	r.turn(ctx, r.assemble(false))
+	r.turnIfDue(ctx, true)
 	for {
 		if r.config.TickEvery > 0 {
 			r.schedule.WakeAfter(r.config.TickEvery)
