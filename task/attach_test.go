@@ -628,7 +628,7 @@ func TestReleaseOfWhatHasMovedOn(t *testing.T) {
 		if stats := deaf.Stats(); stats.Expired != 0 || stats.Conflicts != 4 {
 			t.Errorf("Stats gives %+v", stats)
 		}
-		time.Sleep(15 * time.Second) // and then it does expire
+		time.Sleep(16 * time.Second) // and then it does expire
 		if got, err = deaf.Get(ctx, "kept"); err != nil || got.Status != task.Pending {
 			t.Errorf("the task is %+v, %v", got, err)
 		}
@@ -675,4 +675,22 @@ func TestFullStoreDoesNotHoldUpReleases(t *testing.T) {
 			t.Errorf("when there is room, the overdue task is %s", got)
 		}
 	})
+}
+
+// Whoever makes a change sees it in what is visible, even if the watch is just about to bring it.
+func TestOwnChangesAreVisibleAtOnce(t *testing.T) {
+	m := newManager(t, newStore(t))
+	defer m.Attach(func(task.Task) {})()
+	for i := range 3000 {
+		submitted := mustSubmit(t, m, task.Spec{ID: fmt.Sprint(i)})
+		if got := idsOf(m.Visible(alice, 2)); !slices.Equal(got, []string{submitted.ID}) {
+			t.Fatalf("after task %s was submitted, %q is visible", submitted.ID, got)
+		}
+		if _, _, err := m.Claim(t.Context(), submitted.ID, alice); err != nil {
+			t.Fatal(err)
+		}
+		if got := idsOf(m.Visible(alice, 2)); got != nil {
+			t.Fatalf("after task %s was claimed, %q is visible", submitted.ID, got)
+		}
+	}
 }

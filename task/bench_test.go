@@ -2,6 +2,9 @@ package task_test
 
 import (
 	"fmt"
+	"math"
+	"runtime"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -10,34 +13,53 @@ import (
 	"github.com/converge-agents/converge/task"
 )
 
-// BenchmarkClaimReport measures one claim and one report of a task that waits among all the others of
-// the run, with concurrent callers.
+// BenchmarkClaimReport measures one claim and one report with concurrent callers, for a steady flow, in
+// which a thousand tasks wait at most, and for a heap of all the tasks of the run, which no cache holds.
 func BenchmarkClaimReport(b *testing.B) {
 	for _, attached := range []bool{true, false} {
-		b.Run(fmt.Sprintf("attached=%t", attached), func(b *testing.B) {
-			m, profile := newBench(b)
-			if attached {
-				defer m.Attach(func(task.Task) {})()
+		for _, waiting := range []int{1000, math.MaxInt} {
+			name := fmt.Sprintf("attached=%t/waiting=%d", attached, waiting)
+			if waiting == math.MaxInt {
+				name = fmt.Sprintf("attached=%t/waiting=all", attached)
 			}
-			ids := submitAll(b, m, b.N)
-			var next atomic.Int64
-			b.ReportAllocs()
-			b.ResetTimer()
-			b.RunParallel(func(pb *testing.PB) {
-				for pb.Next() {
-					claim, _, err := m.Claim(b.Context(), ids[next.Add(1)-1], profile)
-					if err == nil {
-						_, err = m.Report(b.Context(), claim, []byte("done"), "text/plain")
-					}
-					if err != nil {
-						b.Error(err)
-						return
-					}
+			b.Run(name, func(b *testing.B) {
+				m, profile := newBench(b)
+				if attached {
+					defer m.Attach(func(task.Task) {})()
 				}
+				b.ReportAllocs()
+				b.ResetTimer()
+				for left := b.N; left > 0; left -= waiting {
+					b.StopTimer()
+					ids := submitAll(b, m, min(left, waiting))
+					b.StartTimer()
+					claimAndReport(b, m, profile, ids)
+				}
+				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "tasks/s")
 			})
-			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "tasks/s")
+		}
+	}
+}
+
+// claimAndReport works off tasks with two callers for each processor.
+func claimAndReport(b *testing.B, m *task.Manager, p task.Profile, ids []string) {
+	var next atomic.Int64
+	var all sync.WaitGroup
+	for range 2 * runtime.GOMAXPROCS(0) {
+		all.Go(func() {
+			for i := next.Add(1) - 1; i < int64(len(ids)); i = next.Add(1) - 1 {
+				claim, _, err := m.Claim(b.Context(), ids[i], p)
+				if err == nil {
+					_, err = m.Report(b.Context(), claim, []byte("done"), "text/plain")
+				}
+				if err != nil {
+					b.Error(err)
+					return
+				}
+			}
 		})
 	}
+	all.Wait()
 }
 
 func BenchmarkSubmit(b *testing.B) {

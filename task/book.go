@@ -4,6 +4,9 @@ import (
 	"hash/maphash"
 	"iter"
 	"sync"
+	"sync/atomic"
+
+	"github.com/converge-agents/converge/store"
 )
 
 // book has the newest record of each task that an index knows. It has a lock for each of its pages, so
@@ -11,22 +14,16 @@ import (
 type book struct {
 	seed  maphash.Seed
 	pages [64]page
+	seen  atomic.Uint64 // the revision up to which the watch has been through: what is older comes too late
 }
 
 type page struct {
 	mu    sync.Mutex
-	tasks map[string]*newest
+	tasks map[string]*record
 }
 
-// newest is where the newest record of a task rests.
-type newest struct{ *record }
-
 func newBook() *book {
-	b := &book{seed: maphash.MakeSeed()}
-	for i := range b.pages {
-		b.pages[i].tasks = map[string]*newest{}
-	}
-	return b
+	return &book{seed: maphash.MakeSeed()}
 }
 
 func (b *book) page(id string) *page {
@@ -38,42 +35,47 @@ func (b *book) get(id string) *record {
 	p := b.page(id)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if n := p.tasks[id]; n != nil {
-		return n.record
-	}
-	return nil
+	return p.tasks[id]
 }
 
-// put enters a record unless there is a newer one, which it tells. It returns the record that was there.
+// put enters a record, and tells whether it was news: neither is there a newer one, nor can there have
+// been one that is gone. It returns the record that was there.
 func (b *book) put(r *record) (old *record, ok bool) {
 	p := b.page(r.spec.ID)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	n := p.tasks[r.spec.ID]
-	if n == nil {
-		p.tasks[r.spec.ID] = &newest{r}
-		return nil, true
+	if uint64(r.revision) <= b.seen.Load() {
+		return nil, false
 	}
-	if old = n.record; old.revision >= r.revision {
+	if old = p.tasks[r.spec.ID]; old != nil && old.revision >= r.revision {
 		return old, false
 	}
-	n.record = r
+	if p.tasks == nil {
+		p.tasks = map[string]*record{}
+	}
+	p.tasks[r.spec.ID] = r
 	return old, true
 }
 
-func (b *book) remove(id string) {
-	p := b.page(id)
+// remove takes out a record unless it has been replaced. So that no older one comes back, seen has to be
+// set before.
+func (b *book) remove(r *record) {
+	p := b.page(r.spec.ID)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.tasks, id)
+	if p.tasks[r.spec.ID] == r {
+		delete(p.tasks, r.spec.ID)
+	}
 }
+
+func (b *book) see(at store.Revision) { b.seen.Store(uint64(at)) }
 
 // all yields every record. The book must not be changed meanwhile.
 func (b *book) all() iter.Seq[*record] {
 	return func(yield func(*record) bool) {
 		for i := range b.pages {
-			for _, n := range b.pages[i].tasks {
-				if !yield(n.record) {
+			for _, r := range b.pages[i].tasks {
+				if !yield(r) {
 					return
 				}
 			}

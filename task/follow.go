@@ -178,7 +178,7 @@ func (f *follower) isNews(r *record) bool { return !f.waitedFor() && r.revision 
 
 // publish puts a complete index in place.
 func (f *follower) publish(x *index, at store.Revision) {
-	x.seen = at
+	x.book.see(at)
 	var news []*record
 	for r := range x.book.all() {
 		if f.isNews(r) {
@@ -199,7 +199,7 @@ func (m *Manager) replaceIndex(x *index) {
 	defer m.mu.Unlock()
 	if old := m.index.Load(); old != nil {
 		for r := range old.book.all() {
-			x.learn(r)
+			x.put(r)
 		}
 	}
 	m.index.Store(x)
@@ -221,32 +221,43 @@ func (f *follower) apply(ev store.Event) {
 	if r != nil && r.revision > at {
 		return // the watch has yet to come to what is known
 	}
-	known := r != nil && r.revision == at
-	if !known {
-		r = nil
-		if ev.Op == store.OpPut {
-			r = f.m.decode(ev.Entry)
-		}
-	}
-	if !known || r.status.Terminal() {
-		f.m.settle(id, r, at)
+	if r != nil && r.revision == at {
+		f.m.pass(r)
+	} else {
+		r = f.m.settle(id, ev)
 	}
 	if r != nil {
 		f.m.tell(r)
 	}
 }
 
-// settle brings the index up to a change, r being nil if it left no readable record. A task that has
-// ended goes, unless somebody knows that it is back.
-func (m *Manager) settle(id string, r *record, at store.Revision) {
+// pass lets go of a task when its end, which was known, comes by.
+func (m *Manager) pass(r *record) {
+	if r.status.Terminal() {
+		x := m.index.Load()
+		x.book.see(r.revision)
+		x.book.remove(r)
+	}
+}
+
+// settle brings the index up to a change that it did not know, and returns the record that it left, if
+// it left one that can be read.
+func (m *Manager) settle(id string, ev store.Event) *record {
+	var r *record
+	if ev.Op == store.OpPut {
+		r = m.decode(ev.Entry)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	x := m.index.Load()
-	x.seen = at
-	if r != nil && !r.status.Terminal() {
+	gone := r == nil || r.status.Terminal()
+	if !gone {
 		x.put(r)
-	} else if old := x.book.get(id); old != nil && old.revision <= at {
+	}
+	x.book.see(ev.Entry.Revision)
+	if old := x.book.get(id); gone && old != nil && old.revision <= ev.Entry.Revision {
 		x.drop(old)
 	}
 	m.checkAlarm()
+	return r
 }

@@ -5,14 +5,12 @@ import (
 	"strings"
 
 	"github.com/converge-agents/converge/message"
-	"github.com/converge-agents/converge/store"
 )
 
 // index knows the tasks that have not ended: which are pending, for whom, and when which one is due.
 // Somebody else has to lock it, except for the book.
 type index struct {
 	book   *book             // one that has ended rests here until the watch has passed it
-	seen   store.Revision    // what the watch has brought up to here does not count when it comes late otherwise
 	groups map[string]*group // by route
 	shelf  map[anchor]map[*group]bool
 	size   int     // pending tasks
@@ -46,15 +44,7 @@ func newIndex() *index {
 	return &index{book: newBook(), groups: map[string]*group{}, shelf: map[anchor]map[*group]bool{}}
 }
 
-// learn takes in a record that this program has written or read, unless the watch has brought it, or
-// something newer, already.
-func (x *index) learn(r *record) {
-	if r.revision > x.seen {
-		x.put(r)
-	}
-}
-
-// put takes in a record unless a newer one is known.
+// put takes in a record if it is news.
 func (x *index) put(r *record) {
 	old, ok := x.book.put(r)
 	if !ok {
@@ -68,7 +58,7 @@ func (x *index) put(r *record) {
 
 // drop forgets a task.
 func (x *index) drop(r *record) {
-	x.book.remove(r.spec.ID)
+	x.book.remove(r)
 	x.unlist(r)
 }
 

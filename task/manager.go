@@ -379,7 +379,7 @@ func (m *Manager) learn(r *record) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if x := m.index.Load(); x != nil {
-		x.learn(r)
+		x.put(r)
 		m.checkAlarm()
 	}
 }

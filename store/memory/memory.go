@@ -27,7 +27,7 @@ type Config struct {
 	MaxEntries int   // entries; 0 means 4,194,304. Beyond it Put creates nothing and returns store.ErrFull.
 	MaxBytes   int64 // bytes of entries; 0 means 1 GiB. A Put that grows them beyond it returns store.ErrFull.
 
-	MaxLog      int   // changes kept for watchers; 0 means 65,536
+	MaxLog      int   // changes kept for watchers; 0 means 262,144
 	MaxLogBytes int64 // bytes of those changes; 0 means 64 MiB. The newest change is always kept.
 }
 
@@ -39,7 +39,7 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	orDefault(&c.MaxEntries, 1<<22)
 	orDefault(&c.MaxBytes, 1<<30)
-	orDefault(&c.MaxLog, 1<<16)
+	orDefault(&c.MaxLog, 1<<18)
 	orDefault(&c.MaxLogBytes, 64<<20)
 	return c, nil
 }

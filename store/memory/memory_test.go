@@ -190,7 +190,11 @@ func BenchmarkPut(b *testing.B) {
 			value := make([]byte, 200)
 			for i := 0; b.Loop(); i++ {
 				k := i * 7919 % n
-				revisions[k] = mustPut(b, s, keys[k], string(value), revisions[k])
+				rev, err := s.Put(context.Background(), keys[k], value, revisions[k])
+				if err != nil {
+					b.Fatal(err)
+				}
+				revisions[k] = rev
 			}
 		})
 	}

@@ -24,7 +24,7 @@ func (s *Store) each(ctx context.Context, prefix string, emit func(store.Entry) 
 		return 0, err
 	}
 	defer s.release(snap)
-	places := make([]*slot, 0, batchLength)
+	places := make([]*slot, 0, 16)
 	for place := range snap.tree.from(prefix) {
 		if !strings.HasPrefix(place.key, prefix) {
 			break
@@ -33,7 +33,7 @@ func (s *Store) each(ctx context.Context, prefix string, emit func(store.Entry) 
 			if more, err := s.emit(ctx, snap, places, emit); err != nil || !more {
 				return snap.revision, err
 			}
-			places = places[:0]
+			places = make([]*slot, 0, min(4*len(places), batchLength)) // a lock is dear when others want it
 		}
 	}
 	_, err = s.emit(ctx, snap, places, emit)

@@ -11,8 +11,8 @@ import (
 
 // Bounds of one turn with the lock: changes handed to a watcher, and changes looked at.
 const (
-	batchLength = 64
-	scanLength  = 4096
+	batchLength = 1024
+	scanLength  = 8192
 )
 
 // waiter is a watcher that has seen every change and wants to hear of the next under its prefix. The
