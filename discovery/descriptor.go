@@ -182,7 +182,7 @@ func (d Descriptor) check() error {
 		{"Endpoints", len(d.Endpoints), MaxEndpoints},
 	} {
 		if list.size > list.most {
-			return fmt.Errorf("Descriptor.%s: %d entries where at most %d are allowed", list.name, list.size, list.most)
+			return fmt.Errorf("%d %s where a descriptor has at most %d", list.size, list.name, list.most)
 		}
 	}
 	for i, p := range d.Topics {

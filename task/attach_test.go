@@ -142,7 +142,7 @@ func TestExpiredClaimIsReleased(t *testing.T) {
 
 		time.Sleep(time.Second - 1)
 		r.want(t)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		r.want(t, "quick pending 1")
 		got := m.Visible(bob, 10)
 		if len(got) != 1 || got[0].ID != "quick" || !got[0].Claimant.IsZero() || !got[0].ClaimExpires.IsZero() {

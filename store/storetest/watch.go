@@ -314,7 +314,7 @@ func watchUntilError(ctx context.Context, s store.Store, prefix string, ready ch
 			ready <- struct{}{}
 		}
 	}
-	return errors.New("Watch ended without an error")
+	return errors.New("the watch ended without an error")
 }
 
 func testCancelledContext(t *testing.T, s store.Store) {
