@@ -134,8 +134,10 @@ func (c *decisionCounts) snapshot() map[string]DecisionStats {
 
 // levelOf says how loud a failed decision is: losing a race for a task is everyday business.
 func levelOf(err error) slog.Level {
-	if errors.Is(err, task.ErrNotPending) || errors.Is(err, task.ErrClaimLost) {
-		return slog.LevelDebug
+	for _, race := range []error{task.ErrNotPending, task.ErrClaimLost, task.ErrTerminal} {
+		if errors.Is(err, race) {
+			return slog.LevelDebug
+		}
 	}
 	return slog.LevelWarn
 }

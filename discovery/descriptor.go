@@ -187,7 +187,7 @@ func (d Descriptor) check() error {
 	}
 	for i, p := range d.Topics {
 		if p.String() == "" {
-			return fmt.Errorf("Descriptor.Topics[%d]: the zero pattern", i)
+			return fmt.Errorf("topic %d of the descriptor is the zero pattern", i+1)
 		}
 	}
 	for i, c := range d.Capabilities {

@@ -335,6 +335,7 @@ func (s *scene) disturb() {
 		send(signed(66, message.Draft{To: agent(2).ID()}))
 	}
 	send(signed(1, message.Draft{To: agent(66).ID()}))
+	time.Sleep(time.Millisecond) // or it is older than what Alice has said
 	forged := signed(1, message.Draft{To: agent(2).ID()})
 	forged[len(forged)-1] ^= 1
 	send(forged)
