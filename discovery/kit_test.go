@@ -171,7 +171,7 @@ func withdraw(t testing.TB, s *discovery.Service, id *identity.Identity) {
 }
 
 // keyOf is where the entry of an agent stands.
-func keyOf(id *identity.Identity) string { return "discovery/" + id.ID().String() }
+func keyOf(id *identity.Identity) string { return "discovery/" + network + "/" + id.ID().String() }
 
 // entryOf returns the bytes that the store has of an agent.
 func entryOf(t testing.TB, s store.Store, id *identity.Identity) []byte {

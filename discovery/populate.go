@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -135,7 +136,7 @@ func (p *Population) isSynced() bool {
 
 // follow applies one watch of the store from its beginning.
 func (p *Population) follow(ctx context.Context, generation int) (synced bool, err error) {
-	for event, err := range p.service.store.Watch(ctx, keyPrefix+"/", 0) {
+	for event, err := range p.service.store.Watch(ctx, p.service.prefix(), 0) {
 		if err != nil {
 			return synced, err
 		}
@@ -240,23 +241,20 @@ func (p *Population) unregister(id identity.ID, known *populated) {
 }
 
 // agentOf returns the agent whose entry has this key, or the zero ID.
-func agentOf(key string) identity.ID {
-	parts, err := store.SplitKey(key)
-	if err != nil || len(parts) != 2 {
-		return identity.ID{}
-	}
-	id, _ := identity.ParseID(parts[1])
+func (p *Population) agentOf(key string) identity.ID {
+	text, _ := strings.CutPrefix(key, p.service.prefix())
+	id, _ := identity.ParseID(text)
 	return id
 }
 
-func (p *Population) knownUnder(key string) *populated { return p.agents[agentOf(key)] }
+func (p *Population) knownUnder(key string) *populated { return p.agents[p.agentOf(key)] }
 
 // remove takes out an agent whose entry was deleted. Its sequence stays known until its expiry.
 func (p *Population) remove(key string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if known := p.knownUnder(key); known != nil {
-		p.unregister(agentOf(key), known)
+		p.unregister(p.agentOf(key), known)
 	}
 }
 

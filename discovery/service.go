@@ -73,7 +73,10 @@ func New(c Config) (*Service, error) {
 // TTL returns how long descriptors are in force; agents renew at half of it.
 func (s *Service) TTL() time.Duration { return s.ttl }
 
-func storeKey(id identity.ID) string { return store.Key(keyPrefix, id.String()) }
+// prefix is where the descriptors of the service's network stand; networks may share a store.
+func (s *Service) prefix() string { return store.Key(keyPrefix, s.network) + "/" }
+
+func (s *Service) key(id identity.ID) string { return s.prefix() + id.String() }
 
 // Register signs d for the agent and publishes it in place of an earlier one. It fills in ID, Key,
 // Network, Sequence and times, and returns what it published.
@@ -109,7 +112,7 @@ func (s *Service) publish(ctx context.Context, id *identity.Identity, d Descript
 }
 
 func (s *Service) tryPublish(ctx context.Context, id *identity.Identity, d Descriptor) (Descriptor, error) {
-	key := storeKey(id.ID())
+	key := s.key(id.ID())
 	entry, err := s.store.Get(ctx, key)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return Descriptor{}, fmt.Errorf("publish descriptor of %s: %w", id.ID(), err)
@@ -137,7 +140,7 @@ func (s *Service) tryPublish(ctx context.Context, id *identity.Identity, d Descr
 // Lookup returns the descriptor of one agent that is in force. Errors: [ErrNotFound], which also stands
 // for one that has expired or was withdrawn, or the store's.
 func (s *Service) Lookup(ctx context.Context, id identity.ID) (Descriptor, error) {
-	entry, err := s.store.Get(ctx, storeKey(id))
+	entry, err := s.store.Get(ctx, s.key(id))
 	if errors.Is(err, store.ErrNotFound) {
 		return Descriptor{}, fmt.Errorf("look up %s: %w", id, ErrNotFound)
 	}
@@ -174,7 +177,7 @@ func (q Query) matches(d Descriptor) bool {
 func (s *Service) Query(ctx context.Context, q Query) ([]Descriptor, error) {
 	var found []Descriptor
 	seen := map[string]bool{}
-	for entry, err := range s.store.List(ctx, keyPrefix+"/") {
+	for entry, err := range s.store.List(ctx, s.prefix()) {
 		if err != nil {
 			return nil, fmt.Errorf("query agents: %w", err)
 		}
@@ -225,7 +228,7 @@ func (s *Service) open(entry store.Entry) (Descriptor, error) {
 	if err != nil {
 		return Descriptor{}, err
 	}
-	if entry.Key != storeKey(d.ID) {
+	if entry.Key != s.key(d.ID) {
 		return Descriptor{}, fmt.Errorf("%w: it stands under %q", ErrForged, entry.Key)
 	}
 	if d.Network != s.network {

@@ -197,8 +197,24 @@ func TestAgentIsFoundFromRegistrationToExpiryOrWithdrawal(t *testing.T) {
 
 func TestDescriptorOfAnotherNetworkDoesNotCount(t *testing.T) {
 	memory := newStore(t)
-	register(t, newService(t, memory, discovery.Config{Network: "elsewhere"}), alice, discovery.Descriptor{})
-	expectNotFound(t, newService(t, memory, discovery.Config{}), alice, "of another network")
+	elsewhere, here := newService(t, memory, discovery.Config{Network: "elsewhere"}), newService(t, memory, discovery.Config{})
+	register(t, elsewhere, alice, discovery.Descriptor{})
+	expectNotFound(t, here, alice, "of another network")
+	foreign := must(memory.Get(t.Context(), "discovery/elsewhere/"+alice.ID().String()))
+	overwrite(t, memory, keyOf(alice), foreign.Value)
+	expectNotFound(t, here, alice, "of another network, in the place of one of this network")
+}
+
+func TestNetworksShareAStore(t *testing.T) {
+	memory := newStore(t)
+	elsewhere, here := newService(t, memory, discovery.Config{Network: "elsewhere"}), newService(t, memory, discovery.Config{})
+	register(t, elsewhere, alice, discovery.Descriptor{Name: "there"})
+	register(t, here, alice, discovery.Descriptor{Name: "here"})
+	for s, want := range map[*discovery.Service]string{elsewhere: "there", here: "here"} {
+		if d, err := s.Lookup(t.Context(), alice.ID()); err != nil || d.Name != want {
+			t.Errorf("Lookup = %q, %v, want %q", d.Name, err, want)
+		}
+	}
 }
 
 func TestDescriptorFromTheFutureDoesNotCount(t *testing.T) {
@@ -215,11 +231,11 @@ func TestForgedEntriesArePassedOver(t *testing.T) {
 		keyOf(alice): []byte("rubbish"),
 		keyOf(bob):   must(discovery.Sign(mallory, described(mallory))), // spliced
 		keyOf(carol): signed(mallory, kid(carol), by(carol).encode()),
-		"discovery/" + strings.ToUpper(carol.ID().String()): must(discovery.Sign(carol, described(carol))),
-		"discovery/x/" + carol.ID().String():                must(discovery.Sign(carol, described(carol))),
-		keyOf(carol) + "/x":                                 must(discovery.Sign(carol, described(carol))),
-		"discovery/x":                                       {},
-		"discoveryx/y":                                      must(discovery.Sign(carol, described(carol))),
+		"discovery/test.example/" + strings.ToUpper(carol.ID().String()): must(discovery.Sign(carol, described(carol))),
+		"discovery/test.example/x/" + carol.ID().String():                must(discovery.Sign(carol, described(carol))),
+		keyOf(carol) + "/x":         must(discovery.Sign(carol, described(carol))),
+		"discovery/test.example/x":  {},
+		"discovery/test.examplex/y": must(discovery.Sign(carol, described(carol))),
 	} {
 		overwrite(t, memory, key, value)
 	}
