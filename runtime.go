@@ -231,10 +231,10 @@ func (r *Runtime) Run(ctx context.Context) error {
 		r.config.Transport.Close()
 	}
 	r.state.Store(int32(StateStopped))
-	if err != nil {
-		return fmt.Errorf("run agent %s: %w", r.config.Name, err)
+	if err == nil || ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) { // stopped while it started
+		return nil
 	}
-	return nil
+	return fmt.Errorf("run agent %s: %w", r.config.Name, err)
 }
 
 // runStarted is Run once the transport works. It keeps little on the stack: an idle agent waits in loop.

@@ -541,6 +541,21 @@ func TestFailingStartEndsRun(t *testing.T) {
 	})
 }
 
+func TestStopBeforeTheStartIsNoError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		bob := &lifecycle{}
+		ctx, stop := context.WithCancel(t.Context())
+		stop()
+		if err := must(converge.New(w.config(bob))).Run(ctx); err != nil {
+			t.Errorf("Run with a context that has ended: %v", err)
+		}
+		if len(bob.events)+len(bob.seen()) > 0 {
+			t.Errorf("the agent was started all the same: %q", bob.events)
+		}
+	})
+}
+
 func TestTransportFailureEndsRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
