@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/http"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -59,6 +57,7 @@ type Network struct {
 	population *discovery.Population
 	transport  *local.Network
 	tools      *tool.Registry
+	params     map[string][]string // of each tool, sorted
 	metrics    *observe.Metrics
 
 	members []member
@@ -66,13 +65,16 @@ type Network struct {
 	work    work
 
 	ran     atomic.Bool
+	closed  atomic.Bool
 	done    chan struct{}
 	started time.Time
 	ended   time.Time // when the job was done; zero before
 
 	aborted context.Context // ends with Abort; a signal for all tools, whoever calls them
 	abort   context.CancelCauseFunc
+	calls   sync.RWMutex // held for reading by each tool that runs
 
+	progressed  chan struct{} // holds a token when progress has changed
 	progressing sync.Mutex
 	progress    map[*role.Coordinator]role.Progress
 }
@@ -102,10 +104,13 @@ func New(ctx context.Context, c *config.Config, o Options) (*Network, error) {
 		log:      o.Logger,
 		registry: identity.NewRegistry(0),
 		metrics:  observe.NewMetrics(),
+		params:   map[string][]string{},
 		names:    map[identity.ID]string{},
 		work:     newWork(c),
 		done:     make(chan struct{}),
-		progress: map[*role.Coordinator]role.Progress{},
+
+		progressed: make(chan struct{}, 1),
+		progress:   map[*role.Coordinator]role.Progress{},
 	}
 	n.aborted, n.abort = context.WithCancelCause(context.Background())
 	if err := n.build(ctx); err != nil {
@@ -260,9 +265,20 @@ func (n *Network) report(k *role.Coordinator, p role.Progress) {
 	n.progressing.Lock()
 	defer n.progressing.Unlock()
 	n.progress[k] = p
+	select {
+	case n.progressed <- struct{}{}:
+	default:
+	}
 	if n.options.Progress != nil {
 		n.options.Progress(n.sum())
 	}
+}
+
+// Progress returns the sums over all coordinators so far.
+func (n *Network) Progress() role.Progress {
+	n.progressing.Lock()
+	defer n.progressing.Unlock()
+	return n.sum()
 }
 
 // sum adds up the progress; progressing is held.
@@ -292,146 +308,11 @@ func (n *Network) Done() <-chan struct{} { return n.done }
 // Metrics returns the metrics of the network's agents.
 func (n *Network) Metrics() *observe.Metrics { return n.metrics }
 
-// Run runs all agents until ctx ends, or [Network.Abort] is called, and then waits for them to finish
-// what they have begun. It returns nil then, and an error if an agent cannot start or fails; the others
-// are stopped in that case. It can be called once.
-func (n *Network) Run(ctx context.Context) error {
-	if !n.ran.CompareAndSwap(false, true) {
-		return errors.New("run network: Run was called before")
-	}
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	defer context.AfterFunc(n.aborted, func() { stop(errAborted) })()
-	n.started = time.Now()
-	closeMetrics, err := n.serveMetrics()
-	if err != nil {
-		return err
-	}
-	defer closeMetrics()
-
-	all := &crew{stop: stop}
-	n.start(ctx, all)
-	all.Go(func() { n.awaitJob(ctx) })
-	all.Wait()
-	return errors.Join(all.errs...)
-}
-
-// start starts all agents. Coordinators begin when they can verify what workers will tell them.
-func (n *Network) start(ctx context.Context, all *crew) {
-	for _, m := range n.members {
-		if m.coordinator == nil {
-			all.start(ctx, m)
-		}
-	}
-	for _, m := range n.members {
-		if m.coordinator != nil {
-			continue
-		}
-		if err := n.population.Wait(ctx, m.id); err != nil {
-			all.ended(ctx, err)
-			return
-		}
-	}
-	for _, m := range n.members {
-		if m.coordinator != nil {
-			all.start(ctx, m)
-		}
-	}
-}
-
-// crew is the agents that run. The first one that fails stops the others.
-type crew struct {
-	sync.WaitGroup
-	stop context.CancelCauseFunc
-
-	mu   sync.Mutex
-	errs []error
-}
-
-func (c *crew) start(ctx context.Context, m member) {
-	c.Go(func() { c.ended(ctx, m.runtime.Run(ctx)) })
-}
-
-// ended takes in how an agent has ended. It is no failure that one could not start because ctx was over.
-func (c *crew) ended(ctx context.Context, err error) {
-	if err == nil || ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.errs = append(c.errs, err)
-	c.stop(err)
-}
-
-var errAborted = errors.New("the network was told to end at once")
-
-// Abort makes Run end at once: the tools that run are killed, and no others are started. It may be
-// called at any time.
-func (n *Network) Abort() { n.abort(errAborted) }
-
-// awaitJob closes done when all coordinators are done.
-func (n *Network) awaitJob(ctx context.Context) {
-	coordinators := 0
-	for _, m := range n.members {
-		if m.coordinator == nil {
-			continue
-		}
-		coordinators++
-		select {
-		case <-m.coordinator.Done():
-		case <-ctx.Done():
-			return
-		}
-	}
-	if coordinators == 0 {
-		return
-	}
-	n.ended = time.Now()
-	p := n.Progress()
-	n.log.Info("all tasks have ended", "completed", p.Completed, "failed", p.Failed)
-	close(n.done)
-}
-
-// Progress returns the sums over all coordinators so far.
-func (n *Network) Progress() role.Progress {
-	n.progressing.Lock()
-	defer n.progressing.Unlock()
-	return n.sum()
-}
-
-// serveMetrics serves metrics and health if the configuration says where.
-func (n *Network) serveMetrics() (stop func(), err error) {
-	if n.config.Metrics.Listen == "" {
-		return func() {}, nil
-	}
-	listener, err := net.Listen("tcp", n.config.Metrics.Listen)
-	if err != nil {
-		return nil, fmt.Errorf("serve metrics (metrics.listen): %w", err)
-	}
-	server := &http.Server{
-		Handler:           n.metrics.Handler(),
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      30 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          slog.NewLogLogger(n.log.Handler(), slog.LevelDebug),
-	}
-	n.log.Info("serving /metrics, /healthz and /readyz", "address", listener.Addr().String())
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			n.log.Error("metrics server failed", "error", err)
-		}
-	}()
-	return func() { server.Close(); <-served }, nil
-}
-
 // Close releases what the network holds, and removes the state directory if it is a temporary one. Call
 // it when Run has returned, or was not called. The report stays. Closing twice is fine.
 func (n *Network) Close() error {
 	var errs []error
+	n.closed.Store(true)
 	n.abort(nil)
 	if n.population != nil {
 		n.population.Close()

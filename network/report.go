@@ -145,14 +145,14 @@ func resultOf(o role.Outcome) string {
 
 // errorLine says what was to be done, and why it was not.
 func errorLine(c cell, o role.Outcome) string {
-	what, why := c.column, o.Err.Error()
-	if c.row != c.column {
-		what += " of " + strconv.Quote(printable(c.row, maxCell))
+	what, why := c.row, o.Err.Error()
+	if c.column != resultColumn {
+		what = c.column + " of " + strconv.Quote(c.row)
 	}
 	if o.Task.Status == task.Failed && o.Task.Error != "" {
 		why = o.Task.Error
 	}
-	return what + ": " + printable(why, maxErrorLine)
+	return printable(what+": "+why, maxErrorLine)
 }
 
 // Bounds of what is shown, in characters.

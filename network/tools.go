@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/converge-agents/converge/config"
@@ -28,6 +29,29 @@ func (n *Network) addTools() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// checkParams reports a task whose params are not those of a tool that may serve it: every one of its
+// kind would fail.
+func (n *Network) checkParams(t config.Task) error {
+	given := slices.Sorted(maps.Keys(t.Params))
+	for _, a := range n.config.Agents {
+		name, serves := a.Capabilities[t.Capability]
+		if wanted := n.params[name]; serves && !slices.Equal(given, wanted) {
+			return &hinted{
+				fmt.Errorf("params: %s; but tool %q takes %s", list(given), name, list(wanted)),
+				"a tool takes the {names} of its command, stdin and stdin_file, all of them and no others",
+			}
+		}
+	}
+	return nil
+}
+
+func list(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(names, ", ")
 }
 
 func (n *Network) addTool(name string, t config.Tool) error {
@@ -52,7 +76,8 @@ func (n *Network) addTool(name string, t config.Tool) error {
 	if err != nil {
 		return fmt.Errorf("tools.%s: %w", name, err)
 	}
-	return n.tools.Register(&abortable{c, n.aborted}, tool.Options{
+	n.params[name] = c.InputSchema().Required
+	return n.tools.Register(&tracked{c, n}, tool.Options{
 		Timeout:       time.Duration(t.Timeout),
 		MaxConcurrent: t.Concurrency,
 		MaxOutput:     int(t.MaxOutput),
@@ -67,7 +92,7 @@ func checkTool(key string, t config.Tool) (program string, err error) {
 		if lookup, ok := errors.AsType[*exec.Error](err); ok {
 			err = lookup.Err
 		}
-		return "", &hinted{fmt.Errorf("%s.command: program %q: %w", key, t.Command[0], err), "install it, or give the path of an executable file"}
+		return "", &hinted{fmt.Errorf("%s.command: program %q: %w", key, t.Command[0], withoutPath(err)), "install it, or give the path of an executable file"}
 	}
 	if t.Dir != "" {
 		err = checkFolder(key+".dir", t.Dir)
@@ -87,26 +112,54 @@ func checkFolder(key, path string) error {
 	if err == nil {
 		return nil
 	}
-	if p, ok := errors.AsType[*fs.PathError](err); ok {
-		err = p.Err
-	}
-	err = fmt.Errorf("%s: folder %q: %w", key, path, err)
+	err = fmt.Errorf("%s: folder %q: %w", key, path, withoutPath(err))
 	if abs, absErr := filepath.Abs(path); absErr == nil && abs != path {
 		return &hinted{err, fmt.Sprintf("this path is relative to the current directory; that makes it %s", abs)}
 	}
 	return err
 }
 
-// abortable is a tool that is also killed by the end of aborted.
-type abortable struct {
+// withoutPath leaves out what an [fs.PathError] would say twice.
+func withoutPath(err error) error {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		return p.Err
+	}
+	return err
+}
+
+// tracked is a tool that Abort kills and whose end the network waits for.
+type tracked struct {
 	*command.Tool
-	aborted context.Context
+	network *Network
 }
 
 // Run implements [tool.Tool].
-func (a *abortable) Run(ctx context.Context, params json.RawMessage) (tool.Output, error) {
+func (t *tracked) Run(ctx context.Context, params json.RawMessage) (tool.Output, error) {
+	t.network.calls.RLock()
+	defer t.network.calls.RUnlock()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(a.aborted, func() { cancel(context.Cause(a.aborted)) })()
-	return a.Tool.Run(ctx, params)
+	defer context.AfterFunc(t.network.aborted, func() { cancel(context.Cause(t.network.aborted)) })()
+	return t.Tool.Run(ctx, params)
 }
+
+// awaitTools waits until the tools have really ended, for a moment at most: a call that was given up
+// returns before its program is dead and its working directory is gone.
+func (n *Network) awaitTools() {
+	idle := make(chan struct{})
+	go func() {
+		defer close(idle)
+		n.calls.Lock()
+		defer n.calls.Unlock()
+	}()
+	patience := time.NewTimer(toolsTime)
+	defer patience.Stop()
+	select {
+	case <-idle:
+	case <-patience.C:
+		n.log.Warn("a tool was killed but does not end", "after", toolsTime)
+	}
+}
+
+// toolsTime bounds the wait for tools that were killed.
+const toolsTime = 5 * time.Second

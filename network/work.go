@@ -55,20 +55,24 @@ func newWork(c *config.Config) work {
 	return w
 }
 
-// enter gives a task its place. Two coordinators' tasks never share a column, nor two folders' files a
-// row.
+// resultColumn is the column of tasks that are not for files. No task can have that name.
+const resultColumn = "task result"
+
+// enter gives a task its place: a file has a row, and each sort of task a column. Two coordinators' tasks
+// never share a column, nor two folders' files a row. A task that is not for files has a row of its own.
 func (w *work) enter(id, coordinator string, t config.Task, subject string) {
-	c := cell{subject, t.Name}
+	name := t.Name
+	if w.coordinators > 1 {
+		name = coordinator + "/" + t.Name
+	}
+	c := cell{row: subject, column: name}
 	switch {
 	case t.Each == "":
-		c.row = t.Name
+		c = cell{row: name, column: resultColumn}
 	case w.folders > 1:
 		c.row = filepath.Join(t.In, subject)
 	}
-	if w.coordinators > 1 {
-		c.column = coordinator + "/" + t.Name
-	}
-	if len(w.columns) == 0 || w.columns[len(w.columns)-1] != c.column {
+	if !slices.Contains(w.columns, c.column) {
 		w.columns = append(w.columns, c.column)
 	}
 	if !w.seen[c.row] {
@@ -82,6 +86,9 @@ func (w *work) enter(id, coordinator string, t config.Task, subject string) {
 func (n *Network) tasksOf(ctx context.Context, coordinator string, a config.Agent) ([]task.Spec, error) {
 	var specs []task.Spec
 	for i, t := range a.Tasks {
+		if err := n.checkParams(t); err != nil {
+			return nil, fmt.Errorf("tasks[%d].%w", i, err)
+		}
 		subjects, err := subjectsOf(ctx, t)
 		if err != nil {
 			return nil, fmt.Errorf("tasks[%d]: %w", i, err)

@@ -149,7 +149,6 @@ func runToEnd(ctx context.Context, again <-chan struct{}, n *network.Network, ex
 			stop()
 		case <-interrupted:
 			interrupted = nil
-			slog.Info("stopping: running tools get time to finish; a second signal kills them")
 			progress.stop()
 		case <-again:
 			again = nil
@@ -168,7 +167,7 @@ func conclude(cmd *cobra.Command, r network.Report, f runFlags, killed, interrup
 		fmt.Fprintln(stderr, "converge: task failed:", failure)
 	}
 	if more := r.Tasks.Failed - len(r.Errors); more > 0 {
-		fmt.Fprintf(stderr, "converge: and %s more failed\n", tasks(more))
+		fmt.Fprintf(stderr, "converge: and %d more\n", more)
 	}
 	switch {
 	case killed:

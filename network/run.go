@@ -1,0 +1,191 @@
+package network
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/converge-agents/converge"
+)
+
+// Run runs all agents until ctx ends, or [Network.Abort] is called. Then it waits for them to finish what
+// they have begun, workers first, so that coordinators learn of it, and returns nil. It returns an error
+// if an agent cannot start or fails; the others are stopped in that case. It can be called once.
+func (n *Network) Run(ctx context.Context) error {
+	switch {
+	case n.closed.Load():
+		return errors.New("run network: it is closed")
+	case !n.ran.CompareAndSwap(false, true):
+		return errors.New("run network: Run was called before")
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	defer context.AfterFunc(n.aborted, func() { stop(errAborted) })()
+	n.started = time.Now()
+	closeMetrics, err := n.serveMetrics()
+	if err != nil {
+		return err
+	}
+	defer closeMetrics()
+
+	var job sync.WaitGroup
+	defer job.Wait()
+	job.Go(func() { n.awaitJob(ctx) })
+	workers, coordinators := newCrew(ctx, stop), newCrew(ctx, stop)
+	n.start(ctx, workers, coordinators)
+	<-ctx.Done()
+	n.population.Close() // keys stay: those who withdraw now are heard to the end
+	workers.stop(context.Cause(ctx))
+	n.log.Info("agents are stopping; tools that run get time to finish", "at_most", cmp.Or(n.options.DrainTimeout, converge.DefaultDrainTimeout))
+	workers.running.Wait()
+	n.settle()
+	coordinators.stop(context.Cause(ctx))
+	coordinators.running.Wait()
+	n.awaitTools()
+	return errors.Join(append(workers.errs, coordinators.errs...)...)
+}
+
+// start starts all agents. Coordinators begin when they can verify what workers will tell them.
+func (n *Network) start(ctx context.Context, workers, coordinators *crew) {
+	for _, m := range n.members {
+		if m.coordinator == nil {
+			workers.start(m)
+		}
+	}
+	for _, m := range n.members {
+		if m.coordinator != nil {
+			continue
+		}
+		if err := n.population.Wait(ctx, m.id); err != nil {
+			if ctx.Err() == nil {
+				workers.ended(err)
+			}
+			return
+		}
+	}
+	for _, m := range n.members {
+		if m.coordinator != nil {
+			coordinators.start(m)
+		}
+	}
+}
+
+// settleTime bounds the wait for coordinators to hear what workers have sent.
+const settleTime = time.Second
+
+// settle waits until coordinators have counted the tasks that have ended.
+func (n *Network) settle() {
+	patience := time.NewTimer(settleTime)
+	defer patience.Stop()
+	for {
+		s, p := n.tasks.Stats(), n.Progress()
+		if uint64(p.Completed+p.Failed) >= s.Completed+s.Failed+s.Cancelled {
+			return
+		}
+		select {
+		case <-n.progressed:
+		case <-patience.C:
+			return
+		}
+	}
+}
+
+// crew is agents that run and are stopped together.
+type crew struct {
+	ctx     context.Context // of all of them; ends with stop
+	stop    context.CancelCauseFunc
+	fail    context.CancelCauseFunc // stops the whole network
+	running sync.WaitGroup
+
+	mu   sync.Mutex
+	errs []error
+}
+
+// newCrew returns an empty crew, which does not end with ctx.
+func newCrew(ctx context.Context, fail context.CancelCauseFunc) *crew {
+	c := &crew{fail: fail}
+	c.ctx, c.stop = context.WithCancelCause(context.WithoutCancel(ctx))
+	return c
+}
+
+func (c *crew) start(m member) {
+	c.running.Go(func() { c.ended(m.runtime.Run(c.ctx)) })
+}
+
+// ended takes in how an agent has ended. It is no failure that one could not start any more.
+func (c *crew) ended(err error) {
+	if err == nil || c.ctx.Err() != nil && errors.Is(err, context.Cause(c.ctx)) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.errs = append(c.errs, err)
+	c.fail(err)
+}
+
+var errAborted = errors.New("the network was told to end at once")
+
+// Abort makes Run end at once: the tools that run are killed, and no others are started. It may be
+// called at any time.
+func (n *Network) Abort() { n.abort(errAborted) }
+
+// awaitJob closes done when all coordinators are done.
+func (n *Network) awaitJob(ctx context.Context) {
+	coordinators := 0
+	for _, m := range n.members {
+		if m.coordinator == nil {
+			continue
+		}
+		coordinators++
+		select {
+		case <-m.coordinator.Done():
+		case <-ctx.Done():
+			return
+		}
+	}
+	if coordinators == 0 {
+		return
+	}
+	n.ended = time.Now()
+	p := n.Progress()
+	n.log.Info("all tasks have ended", "completed", p.Completed, "failed", p.Failed)
+	close(n.done)
+}
+
+// serveMetrics serves metrics and health if the configuration says where.
+func (n *Network) serveMetrics() (stop func(), err error) {
+	if n.config.Metrics.Listen == "" {
+		return func() {}, nil
+	}
+	listener, err := net.Listen("tcp", n.config.Metrics.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("serve metrics (metrics.listen): %w", err)
+	}
+	server := &http.Server{
+		Handler:           n.metrics.Handler(),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(n.log.Handler(), slog.LevelDebug),
+	}
+	n.log.Info("serving /metrics, /healthz and /readyz", "address", listener.Addr().String())
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			n.log.Error("metrics server failed", "error", err)
+		}
+	}()
+	return func() { server.Close(); <-served }, nil
+}
