@@ -201,10 +201,18 @@ func (e *StandardExecutor) Busy() bool {
 	return e.running+len(e.results)+len(e.claimed)+len(e.ended) > 0
 }
 
-// Close cancels the tool calls that run, waits for them to be given up, and gives back the tasks that
-// the agent still holds. Closing twice is fine.
+// toolGrace is how long Close waits for tools to end once their context has ended.
+const toolGrace = 2 * time.Second
+
+// Close cancels the tool calls that run, waits for them to be given up and, for two seconds at most, to
+// end, and gives back the tasks that the agent still holds. Closing twice is fine.
 func (e *StandardExecutor) Close(ctx context.Context) error {
 	e.cancel(errors.New("the agent is stopping"))
 	e.calls.Wait()
+	grace, cancel := context.WithTimeout(ctx, toolGrace)
+	defer cancel()
+	if err := e.guard.Wait(grace); err != nil {
+		e.env.Logger.WarnContext(ctx, "tools do not heed the end of their context", "agent", e.env.Name, "error", err)
+	}
 	return e.releaseClaims(ctx)
 }

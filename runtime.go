@@ -218,8 +218,8 @@ var errSendTimeout = errors.New("the recipient's queue stayed full for the whole
 // ID returns the agent's ID.
 func (r *Runtime) ID() identity.ID { return r.config.Identity.ID() }
 
-// Run runs the agent until ctx ends. Then it stops receiving, withdraws from discovery, gives the agent
-// what has already come and waits for its tools, for up to Config.DrainTimeout, and returns nil. It
+// Run runs the agent until ctx ends. Then it stops receiving, gives the agent what has already come and
+// waits for its tools, for up to Config.DrainTimeout, withdraws from discovery, and returns nil. It
 // returns an error if it cannot start or if the transport fails. It can be called once.
 func (r *Runtime) Run(ctx context.Context) error {
 	if !r.state.CompareAndSwap(int32(StateNew), int32(StateStarting)) {
@@ -282,13 +282,13 @@ func (r *Runtime) join(ctx context.Context) (leave membership, err error) {
 // membership undoes what join did.
 type membership struct{ network, tasks func() }
 
-// finish ends the agent in order: nobody sends to it any more, nothing comes any more, what has come is
-// dealt with, and what it holds is given back.
+// finish ends the agent in order: nothing comes any more, what has come is dealt with, and only then does
+// the agent withdraw, so that what it says to the end can be verified. What it holds is given back.
 func (r *Runtime) finish(ctx context.Context, cause error, leave membership, stopReceiving func()) error {
 	r.state.Store(int32(StateDraining))
-	leave.network()
 	stopReceiving()
 	r.drain(ctx)
+	leave.network()
 	leave.tasks()
 	err := r.close(ctx)
 	if errors.Is(cause, errTransport) {

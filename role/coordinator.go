@@ -17,9 +17,6 @@ import (
 const (
 	// DefaultWindow is how many tasks of a coordinator are under way at once.
 	DefaultWindow = 1024
-	// maxAsks is how often a coordinator asks for a statement that it misses; the pauses double.
-	maxAsks  = 6
-	askAfter = time.Second
 )
 
 // CoordinatorConfig configures a [Coordinator].
@@ -61,12 +58,13 @@ type Coordinator struct {
 	done   chan struct{}
 
 	// Only the agent's goroutine uses these.
-	next     int // index of the next task to submit
-	byID     map[string]int
-	waiting  map[string]*waiting // submitted, not settled
-	again    []converge.Decision // submissions that found no room, cancellations that went wrong
-	deadline time.Time
-	overdue  bool
+	next      int // index of the next task to submit
+	byID      map[string]int
+	waiting   map[string]*waiting // submitted, not settled
+	again     []converge.Decision // submissions that found no room, cancellations that went wrong
+	inquiries inquiries
+	deadline  time.Time
+	overdue   bool
 
 	mu       sync.Mutex
 	outcomes []Outcome
@@ -77,8 +75,8 @@ type Coordinator struct {
 type waiting struct {
 	record     *task.Task                // once the task has ended
 	statements map[identity.ID]Statement // by who vouched, up to maxWitnesses
-	asks       int
-	askAt      time.Time
+	since      time.Time                 // when the record came
+	questions  int                       // how often its statement was asked for
 }
 
 const maxWitnesses = 8
@@ -92,12 +90,13 @@ func NewCoordinator(c CoordinatorConfig) (*Coordinator, error) {
 		c.Window = DefaultWindow
 	}
 	k := &Coordinator{
-		config:   c,
-		done:     make(chan struct{}),
-		byID:     map[string]int{},
-		waiting:  map[string]*waiting{},
-		outcomes: make([]Outcome, len(c.Tasks)),
-		progress: Progress{Total: len(c.Tasks)},
+		config:    c,
+		done:      make(chan struct{}),
+		byID:      map[string]int{},
+		waiting:   map[string]*waiting{},
+		inquiries: inquiries{},
+		outcomes:  make([]Outcome, len(c.Tasks)),
+		progress:  Progress{Total: len(c.Tasks)},
 	}
 	k.config.Tasks = slices.Clone(c.Tasks)
 	for i := range k.config.Tasks {
@@ -219,8 +218,7 @@ func (k *Coordinator) end(t task.Task) {
 		k.settle(Outcome{Task: t, Err: fmt.Errorf("%v: %s", t.Status, t.Error)})
 		return
 	}
-	w.record = &t
-	w.askAt = time.Now().Add(askAfter)
+	w.record, w.since = &t, time.Now()
 	k.compare(t.ID, w)
 }
 
@@ -231,37 +229,8 @@ func (k *Coordinator) compare(id string, w *waiting) {
 	}
 	if s, ok := w.statements[w.record.Claimant]; ok && s.vouchesFor(*w.record) {
 		k.settle(Outcome{Task: *w.record, Signed: true})
+		k.inquiries.answered(w.record.Claimant)
 	}
-}
-
-// ask asks again for the statements that are missing, and gives up after maxAsks.
-func (k *Coordinator) ask() []converge.Decision {
-	now := time.Now()
-	var decisions []converge.Decision
-	var next time.Time
-	for id, w := range k.waiting {
-		if w.record == nil {
-			continue
-		}
-		if !now.Before(w.askAt) {
-			if w.asks == maxAsks {
-				k.settle(Outcome{Task: *w.record, Err: ErrUnsigned})
-				continue
-			}
-			w.askAt = now.Add(askAfter << w.asks)
-			w.asks++
-			decisions = append(decisions, converge.SendMessage{Draft: message.Draft{
-				To: w.record.Claimant, TaskID: id, ContentType: RequestType,
-			}})
-		}
-		if next.IsZero() || w.askAt.Before(next) {
-			next = w.askAt
-		}
-	}
-	if !next.IsZero() {
-		decisions = append(decisions, converge.Wake{After: next.Sub(now)})
-	}
-	return decisions
 }
 
 // submit keeps the window full, and tries again what is to be tried again.

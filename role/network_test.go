@@ -181,6 +181,28 @@ func TestSeveralCoordinatorsGetTheirOwn(t *testing.T) {
 	})
 }
 
+// TestLimitFarTooLowDelaysButLosesNothing: the asking adapts to what gets through.
+func TestLimitFarTooLowDelaysButLosesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlant(t, task.Config{})
+		w := newWorkshop(p, time.Second)
+		p.worker(bob, 100)
+		hook := ratelimit.NewHook(must(ratelimit.New(ratelimit.Config{
+			Global: ratelimit.Unlimited, Sender: ratelimit.Limit{Rate: 5, Burst: 1}, Topic: ratelimit.Unlimited,
+		})))
+		k := p.coordinator(alice, role.CoordinatorConfig{Tasks: specs(100, "work")}, converge.Config{Hooks: []transport.Hook{hook}})
+		if took := await(t, k, time.Hour); took > 5*time.Minute {
+			t.Errorf("100 statements at 5 a second took %v", took)
+		}
+		if hook.Dropped()["sender"] == 0 {
+			t.Error("nothing was limited: the test shows nothing")
+		}
+		synctest.Wait()
+		expectAllSigned(t, k)
+		w.expectAllOnce(t, 100)
+	})
+}
+
 // TestLostStatementIsAskedForAndRepeated loses the first two statements on every task.
 func TestLostStatementIsAskedForAndRepeated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

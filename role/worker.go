@@ -135,8 +135,8 @@ func (w *Worker) report(r converge.ToolResult) []converge.Decision {
 		return nil
 	}
 	delete(w.held, t.ID)
-	if isLost(r.Err) { // how the task ends is no longer ours to say
-		return []converge.Decision{converge.FailTask{TaskID: t.ID, Reason: publicReason(r.Err)}}
+	if errors.Is(r.Err, tool.ErrCancelled) { // the claim is lost, or is given back: the task is not ours to end
+		return nil
 	}
 	if size := len(r.Output.Data); r.Err == nil && size > task.MaxResult {
 		r.Err = fmt.Errorf("tool %s: the result has %d bytes where a task holds at most %d", r.Tool, size, task.MaxResult)
