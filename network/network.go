@@ -72,7 +72,6 @@ type Network struct {
 
 	aborted context.Context // ends with Abort; a signal for all tools, whoever calls them
 	abort   context.CancelCauseFunc
-	calls   sync.RWMutex // held for reading by each tool that runs
 
 	progressed  chan struct{} // holds a token when progress has changed
 	progressing sync.Mutex

@@ -50,7 +50,6 @@ func (n *Network) Run(ctx context.Context) error {
 	n.settle()
 	coordinators.stop(context.Cause(ctx))
 	coordinators.running.Wait()
-	n.awaitTools()
 	return errors.Join(append(workers.errs, coordinators.errs...)...)
 }
 

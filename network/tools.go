@@ -77,7 +77,7 @@ func (n *Network) addTool(name string, t config.Tool) error {
 		return fmt.Errorf("tools.%s: %w", name, err)
 	}
 	n.params[name] = c.InputSchema().Required
-	return n.tools.Register(&tracked{c, n}, tool.Options{
+	return n.tools.Register(&abortable{c, n}, tool.Options{
 		Timeout:       time.Duration(t.Timeout),
 		MaxConcurrent: t.Concurrency,
 		MaxOutput:     int(t.MaxOutput),
@@ -127,39 +127,16 @@ func withoutPath(err error) error {
 	return err
 }
 
-// tracked is a tool that Abort kills and whose end the network waits for.
-type tracked struct {
+// abortable is a tool whose calls Abort ends.
+type abortable struct {
 	*command.Tool
 	network *Network
 }
 
 // Run implements [tool.Tool].
-func (t *tracked) Run(ctx context.Context, params json.RawMessage) (tool.Output, error) {
-	t.network.calls.RLock()
-	defer t.network.calls.RUnlock()
+func (t *abortable) Run(ctx context.Context, params json.RawMessage) (tool.Output, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(t.network.aborted, func() { cancel(context.Cause(t.network.aborted)) })()
 	return t.Tool.Run(ctx, params)
 }
-
-// awaitTools waits until the tools have really ended, for a moment at most: a call that was given up
-// returns before its program is dead and its working directory is gone.
-func (n *Network) awaitTools() {
-	idle := make(chan struct{})
-	go func() {
-		defer close(idle)
-		n.calls.Lock()
-		defer n.calls.Unlock()
-	}()
-	patience := time.NewTimer(toolsTime)
-	defer patience.Stop()
-	select {
-	case <-idle:
-	case <-patience.C:
-		n.log.Warn("a tool was killed but does not end", "after", toolsTime)
-	}
-}
-
-// toolsTime bounds the wait for tools that were killed.
-const toolsTime = 5 * time.Second
