@@ -46,8 +46,8 @@ agents:
 	r.Write(os.Stdout)
 
 	// Output:
-	// subject  task result  agents
-	// ada      hello, Ada   worker
+	// task  task result  agents
+	// ada   hello, Ada   worker
 	//
 	// network greetings: 2 agents, 42ms
 	// tasks      1 submitted, 1 completed, 0 failed

@@ -397,7 +397,7 @@ agents:
 		got = append(got, strings.Join(line[:len(line)-1], " | "))
 	}
 	want := []string{
-		"subject | x/cat | y/cat | task result",
+		"file or task | x/cat | y/cat | task result",
 		filepath.Join(dir, "first/a") + " | first/a | - | -",
 		filepath.Join(dir, "second/a") + " | - | second/a | -",
 		filepath.Join(dir, "second/b") + " | - | second/b | -",

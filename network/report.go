@@ -125,7 +125,7 @@ func (n *Network) addOutcomes(r *Report) {
 			}
 		}
 	}
-	r.Table = append(r.Table, append(append([]string{"subject"}, n.work.columns...), "agents"))
+	r.Table = append(r.Table, append(append([]string{n.work.heading()}, n.work.columns...), "agents"))
 	for _, row := range n.work.rows {
 		line := []string{printable(row, maxCell)}
 		for _, column := range n.work.columns {

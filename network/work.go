@@ -58,6 +58,18 @@ func newWork(c *config.Config) work {
 // resultColumn is the column of tasks that are not for files. No task can have that name.
 const resultColumn = "task result"
 
+// heading says what the rows are: files, tasks that are not for files, or both.
+func (w *work) heading() string {
+	switch {
+	case !slices.Contains(w.columns, resultColumn):
+		return "file"
+	case len(w.columns) == 1:
+		return "task"
+	default:
+		return "file or task"
+	}
+}
+
 // enter gives a task its place: a file has a row, and each sort of task a column. Two coordinators' tasks
 // never share a column, nor two folders' files a row. A task that is not for files has a row of its own.
 func (w *work) enter(id, coordinator string, t config.Task, subject string) {

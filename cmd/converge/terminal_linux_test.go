@@ -91,7 +91,7 @@ func TestProgressOnATerminal(t *testing.T) {
 	x.await(eraseLine + "2 of 2 tasks done, 0 failed, ")
 	x.rest()
 	p.end(exitOK)
-	p.wantOutput(`\A^subject +task result +agents$`, `^tasks +2 submitted, 2 completed, 0 failed$`)
+	p.wantOutput(`\A^task +task result +agents$`, `^tasks +2 submitted, 2 completed, 0 failed$`)
 	if strings.Contains(p.stdout.String(), "\x1b") {
 		t.Errorf("the report holds control characters:\n%q", p.stdout.String())
 	}
