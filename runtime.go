@@ -54,8 +54,9 @@ type Config struct {
 
 	// Tasks and Executor say what decisions can do. With neither there is no executor, only the
 	// fallback path: messages are sent, through RuntimeHooks.FallbackPreSend, and nothing else.
-	Tasks    *task.Manager
-	Executor *ExecutorConfig
+	Tasks     *task.Manager
+	TaskKinds []string // the kinds of tasks that the agent wants to see; none means all
+	Executor  *ExecutorConfig
 
 	Inbox         InboxConfig
 	TurnMessages  int           // messages of one turn at most; 0 means DefaultTurnMessages
@@ -170,7 +171,7 @@ func New(c Config) (*Runtime, error) {
 }
 
 func profileOf(c Config) task.Profile {
-	p := task.Profile{Agent: c.Identity.ID(), Topics: c.Topics}
+	p := task.Profile{Agent: c.Identity.ID(), Topics: c.Topics, Kinds: c.TaskKinds}
 	for _, capability := range c.Capabilities {
 		p.Capabilities = append(p.Capabilities, capability.Name)
 	}

@@ -238,7 +238,7 @@ func (n *Network) setRole(ctx context.Context, a config.Agent, c *converge.Confi
 		if err != nil {
 			return err
 		}
-		c.Agent, c.Capabilities = w, w.Capabilities()
+		c.Agent, c.Capabilities, c.TaskKinds = w, w.Capabilities(), w.Kinds()
 		return nil
 	}
 	specs, err := n.tasksOf(ctx, m.name, a)

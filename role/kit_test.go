@@ -155,7 +155,7 @@ func (p *plant) worker(id *identity.Identity, concurrency int) (stop func()) {
 	}
 	w := must(role.NewWorker(role.WorkerConfig{ID: id.ID(), Tools: tools, Concurrency: concurrency}))
 	return p.run(id, converge.Config{
-		Agent: w, Capabilities: w.Capabilities(),
+		Agent: w, Capabilities: w.Capabilities(), TaskKinds: w.Kinds(),
 		Executor: &converge.ExecutorConfig{Tools: p.tools, ToolAllowlist: p.tools.Names()},
 	})
 }

@@ -181,6 +181,23 @@ func TestSeveralCoordinatorsGetTheirOwn(t *testing.T) {
 	})
 }
 
+// TestTasksThatNobodyServesDoNotHideOthers submits more urgent tasks of an unknown kind, which ask for
+// nothing, than a turn shows.
+func TestTasksThatNobodyServesDoNotHideOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlant(t, task.Config{})
+		w := newWorkshop(p, time.Second)
+		p.worker(bob, 10)
+		for range 2 * converge.DefaultTurnTasks {
+			must(p.tasks.Submit(t.Context(), task.Spec{Kind: "distraction", Priority: 100, Submitter: mallory.ID()}))
+		}
+		k := p.coordinator(alice, role.CoordinatorConfig{Tasks: specs(10, "work")}, converge.Config{})
+		await(t, k, time.Minute)
+		expectAllSigned(t, k)
+		w.expectAllOnce(t, 10)
+	})
+}
+
 // TestLimitFarTooLowDelaysButLosesNothing: the asking adapts to what gets through.
 func TestLimitFarTooLowDelaysButLosesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/converge-agents/converge"
 	"github.com/converge-agents/converge/discovery"
@@ -65,6 +66,10 @@ func (w *Worker) Capabilities() []discovery.Capability {
 	}
 	return all
 }
+
+// Kinds returns the kinds of tasks that the worker serves, for converge.Config.TaskKinds: others then do
+// not stand in the way of those that it could do.
+func (w *Worker) Kinds() []string { return slices.Sorted(maps.Keys(w.tools)) }
 
 // Decide implements converge.Agent.
 func (w *Worker) Decide(_ context.Context, t converge.Turn) ([]converge.Decision, error) {

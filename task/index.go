@@ -17,7 +17,7 @@ type index struct {
 	due    ranking // what expires
 }
 
-// group holds the pending tasks of one routing, by priority and then age.
+// group holds the pending tasks of one kind and routing, by priority and then age.
 type group struct {
 	routing Spec // and nothing else
 	anchors []anchor
@@ -99,7 +99,7 @@ func pendingRank(r *record) ranked {
 
 func (x *index) open(r *record) *group {
 	s := &r.spec
-	g := &group{routing: Spec{Capabilities: s.Capabilities, Topic: s.Topic, Pool: s.Pool}, anchors: anchorsOf(s)}
+	g := &group{routing: Spec{Kind: s.Kind, Capabilities: s.Capabilities, Topic: s.Topic, Pool: s.Pool}, anchors: anchorsOf(s)}
 	x.groups[r.route] = g
 	for _, a := range g.anchors {
 		if x.shelf[a] == nil {

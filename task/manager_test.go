@@ -2,6 +2,7 @@ package task_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -489,7 +490,7 @@ func newManager(t testing.TB, s store.Store, options ...func(*task.Config)) *tas
 
 func mustSubmit(t testing.TB, m *task.Manager, s task.Spec) task.Task {
 	t.Helper()
-	s.Kind, s.Submitter = "work", submitter
+	s.Kind, s.Submitter = cmp.Or(s.Kind, "work"), submitter
 	got, err := m.Submit(t.Context(), s)
 	if err != nil {
 		t.Fatal(err)

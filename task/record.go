@@ -351,7 +351,7 @@ func must[T any](mode T, err error) T {
 	return mode
 }
 
-// routeOf names a routing: no part of it holds the separator.
+// routeOf names a kind and routing: no part of it holds the separator.
 func routeOf(s *Spec) string {
-	return s.Pool + "\n" + s.Topic.String() + "\n" + strings.Join(s.Capabilities, "\n")
+	return s.Kind + "\n" + s.Pool + "\n" + s.Topic.String() + "\n" + strings.Join(s.Capabilities, "\n")
 }

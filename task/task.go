@@ -138,14 +138,17 @@ type Profile struct {
 	Capabilities []string
 	Topics       []message.Pattern
 	Pools        []string
+	Kinds        []string // the kinds of tasks that it wants to see; none means all
 }
 
 // Sees reports whether tasks with this routing are shown to the agent.
 func (p Profile) Sees(s Spec) bool { return p.sees(&s) }
 
 func (p *Profile) sees(s *Spec) bool {
-	return p.inPool(s.Pool) && p.onTopic(s.Topic) && p.has(s.Capabilities)
+	return p.wants(s.Kind) && p.inPool(s.Pool) && p.onTopic(s.Topic) && p.has(s.Capabilities)
 }
+
+func (p *Profile) wants(kind string) bool { return len(p.Kinds) == 0 || slices.Contains(p.Kinds, kind) }
 
 func (p *Profile) has(capabilities []string) bool {
 	for _, c := range capabilities {

@@ -19,6 +19,7 @@ func TestRouting(t *testing.T) {
 	m := newManager(t, newStore(t))
 	specs := map[string]task.Spec{
 		"any":         {},
+		"sewing":      {Kind: "sew"},
 		"gpu":         {Capabilities: []string{"gpu"}},
 		"gpu+ram":     {Capabilities: []string{"ram", "gpu"}},
 		"painters":    {Pool: "painters"},
@@ -42,19 +43,21 @@ func TestRouting(t *testing.T) {
 		profile task.Profile
 		want    []string
 	}{
-		{task.Profile{}, []string{"any"}},
-		{task.Profile{Capabilities: []string{"gpu"}}, []string{"any", "gpu"}},
-		{task.Profile{Capabilities: []string{"ram"}}, []string{"any"}},
-		{task.Profile{Capabilities: []string{"ram", "cpu", "gpu"}}, []string{"any", "gpu", "gpu+ram"}},
-		{task.Profile{Pools: []string{"poets", "painters"}}, []string{"any", "painters"}},
-		{task.Profile{Topics: patterns("orders.eu")}, []string{"any", "orders", "orders2"}},
-		{task.Profile{Topics: patterns("orders.eu@2")}, []string{"any", "orders2"}},
-		{task.Profile{Topics: patterns("orders.*")}, []string{"any", "orders", "orders2"}},
-		{task.Profile{Topics: patterns("*.eu?tier=gold", "orders.eu@1")}, []string{"any", "orders2"}},
-		{task.Profile{Topics: patterns(">", "orders.eu")}, []string{"any", "orders", "orders2"}},
-		{task.Profile{Topics: patterns("orders")}, []string{"any"}},
-		{task.Profile{Topics: make([]message.Pattern, 1)}, []string{"any"}},
-		{task.Profile{Capabilities: []string{"gpu"}, Topics: patterns(">")}, []string{"any", "gpu", "gpu@orders", "orders", "orders2"}},
+		{task.Profile{}, []string{"any", "sewing"}},
+		{task.Profile{Kinds: []string{"sew", "knit"}, Capabilities: []string{"gpu"}}, []string{"sewing"}},
+		{task.Profile{Kinds: []string{"knit"}}, nil},
+		{task.Profile{Capabilities: []string{"gpu"}}, []string{"any", "gpu", "sewing"}},
+		{task.Profile{Capabilities: []string{"ram"}}, []string{"any", "sewing"}},
+		{task.Profile{Capabilities: []string{"ram", "cpu", "gpu"}}, []string{"any", "gpu", "gpu+ram", "sewing"}},
+		{task.Profile{Pools: []string{"poets", "painters"}}, []string{"any", "painters", "sewing"}},
+		{task.Profile{Topics: patterns("orders.eu")}, []string{"any", "orders", "orders2", "sewing"}},
+		{task.Profile{Topics: patterns("orders.eu@2")}, []string{"any", "orders2", "sewing"}},
+		{task.Profile{Topics: patterns("orders.*")}, []string{"any", "orders", "orders2", "sewing"}},
+		{task.Profile{Topics: patterns("*.eu?tier=gold", "orders.eu@1")}, []string{"any", "orders2", "sewing"}},
+		{task.Profile{Topics: patterns(">", "orders.eu")}, []string{"any", "orders", "orders2", "sewing"}},
+		{task.Profile{Topics: patterns("orders")}, []string{"any", "sewing"}},
+		{task.Profile{Topics: make([]message.Pattern, 1)}, []string{"any", "sewing"}},
+		{task.Profile{Capabilities: []string{"gpu"}, Topics: patterns(">")}, []string{"any", "gpu", "gpu@orders", "orders", "orders2", "sewing"}},
 		{task.Profile{Capabilities: []string{"gpu", "ram"}, Topics: patterns(">"), Pools: []string{"painters"}}, slices.Sorted(maps.Keys(specs))},
 	}
 	for _, attached := range []bool{false, true} {
