@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -164,6 +165,9 @@ func (e *StandardExecutor) Execute(ctx context.Context, d Decision) error {
 }
 
 func notConfigured(d Decision) error {
+	if slices.Contains(ownKinds, d.Kind()) {
+		return fmt.Errorf("%s: the decision is a %T: return the type of this package, and no pointer to it", d.Kind(), d)
+	}
 	if builtin(d.Kind()) {
 		return fmt.Errorf("%s: %w: this version has no such protocol", d.Kind(), ErrNotConfigured)
 	}

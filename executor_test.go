@@ -281,6 +281,21 @@ func TestCustomHandlers(t *testing.T) {
 	})
 }
 
+func TestPointerToADecisionSaysWhatIsWrong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		bob := &script{decide: once(&converge.SendMessage{}, &converge.Wake{})}
+		c := w.config(bob)
+		c.Executor = &converge.ExecutorConfig{}
+		w.run(c)
+		time.Sleep(time.Second)
+		failures := bob.failures()
+		if len(failures) != 2 || !strings.Contains(failures[0].Error(), "*converge.SendMessage") || !strings.Contains(failures[1].Error(), "*converge.Wake") {
+			t.Errorf("failures: %v, want two that name the types", failures)
+		}
+	})
+}
+
 type unhandled struct{}
 
 func (unhandled) Kind() string { return "unhandled" }

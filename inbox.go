@@ -2,6 +2,8 @@ package converge
 
 import (
 	"context"
+	"errors"
+	"math"
 
 	"github.com/converge-agents/converge/internal/queue"
 	"github.com/converge-agents/converge/message"
@@ -26,19 +28,19 @@ type Inbox struct {
 	queue *queue.Queue[*message.Message]
 }
 
-// NewInbox returns an empty inbox. A negative capacity counts as 1.
+// NewInbox returns an empty inbox. A capacity outside of 1 to 2³¹−1 counts as the nearest one in it.
 func NewInbox(c InboxConfig) *Inbox {
 	if c.Capacity == 0 {
 		c.Capacity = DefaultInboxCapacity
 	}
-	return &Inbox{queue: queue.New[*message.Message](max(c.Capacity, 1), c.WhenFull)}
+	return &Inbox{queue: queue.New[*message.Message](min(max(c.Capacity, 1), math.MaxInt32), c.WhenFull)}
 }
 
 // Put adds a message, by the inbox's policy. It returns transport.ErrQueueFull for a message that was
 // dropped, and ctx's cause if ctx ended before there was room.
 func (i *Inbox) Put(ctx context.Context, m *message.Message) error {
 	err := i.queue.Put(ctx, m)
-	if err == queue.ErrFull {
+	if errors.Is(err, queue.ErrFull) {
 		return transport.ErrQueueFull
 	}
 	return err

@@ -86,15 +86,21 @@ func (r *Runtime) Stats() Stats {
 	return s
 }
 
-// builtinKinds are the kinds of this package's decisions.
-var builtinKinds = []string{
+// ownKinds are the kinds of decisions that this version carries out.
+var ownKinds = []string{
 	SendMessage{}.Kind(), SubmitTask{}.Kind(), ClaimTask{}.Kind(), ReportTask{}.Kind(), FailTask{}.Kind(),
 	CancelTask{}.Kind(), InvokeTool{}.Kind(), Wake{}.Kind(),
+}
+
+// laterKinds are the kinds of those whose protocols come later.
+var laterKinds = []string{
 	JoinPool{}.Kind(), LeavePool{}.Kind(), CreatePool{}.Kind(), SubmitBid{}.Kind(), Vote{}.Kind(), Propose{}.Kind(),
 	AcceptProposal{}.Kind(), RejectProposal{}.Kind(), Delegate{}.Kind(), RevokeDelegation{}.Kind(),
 }
 
-func builtin(kind string) bool { return slices.Contains(builtinKinds, kind) }
+func builtin(kind string) bool {
+	return slices.Contains(ownKinds, kind) || slices.Contains(laterKinds, kind)
+}
 
 // kindLabel bounds the label values that an agent can make: kinds of other packages share one.
 func kindLabel(kind string) string {

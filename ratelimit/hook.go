@@ -49,20 +49,20 @@ type Hook struct {
 	dropped stat.Vec[Scope]
 }
 
-// NewHook returns a hook that enforces l, which must not be nil.
-func NewHook(l *Limiter) *Hook {
-	if l == nil {
-		panic("ratelimit.NewHook: no limiter")
-	}
-	return &Hook{limiter: l}
-}
+// NewHook returns a hook that enforces l. Without a limiter it drops every message: a missing policy
+// denies.
+func NewHook(l *Limiter) *Hook { return &Hook{limiter: l} }
 
 // PreSend implements transport.Hook: drafts pass.
 func (h *Hook) PreSend(_ context.Context, d message.Draft) (*message.Draft, error) { return &d, nil }
 
 // PostReceive implements transport.Hook: a message beyond a limit is dropped.
 func (h *Hook) PostReceive(_ context.Context, m *message.Message) (*message.Message, error) {
-	if r := h.limiter.Take(m.Sender(), m.Topics()); !r.OK {
+	r := Result{Scope: ScopeGlobal}
+	if h.limiter != nil {
+		r = h.limiter.Take(m.Sender(), m.Topics())
+	}
+	if !r.OK {
 		h.dropped.Inc(r.Scope)
 		return nil, nil
 	}

@@ -158,13 +158,13 @@ func TestHookIsSafeForConcurrentUse(t *testing.T) {
 	expectDropped(t, h, 0, 300, 0)
 }
 
-func TestHookWithoutLimiterPanics(t *testing.T) {
-	defer func() {
-		if recover() == nil {
-			t.Error("a hook that limits nothing was made")
-		}
-	}()
-	ratelimit.NewHook(nil)
+// TestHookWithoutLimiterDenies: a missing policy denies.
+func TestHookWithoutLimiterDenies(t *testing.T) {
+	h := ratelimit.NewHook(nil)
+	if got := passing(t, h, sign(signer(victim, new(clock)), 5, message.Draft{})...); got != 0 {
+		t.Errorf("%d of 5 messages passed", got)
+	}
+	expectDropped(t, h, 5, 0, 0)
 }
 
 func TestErrOfAResult(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -44,8 +45,8 @@ type Network struct {
 
 // New returns a network without agents.
 func New(c Config) (*Network, error) {
-	if c.Capacity < 0 {
-		return nil, errors.New("local.Config.Capacity: negative")
+	if c.Capacity < 0 || c.Capacity > math.MaxInt32 {
+		return nil, fmt.Errorf("local.Config.Capacity: %d is not between 0 and %d", c.Capacity, math.MaxInt32)
 	}
 	if c.Capacity == 0 {
 		c.Capacity = DefaultCapacity

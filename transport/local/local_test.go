@@ -3,6 +3,8 @@ package local_test
 import (
 	"context"
 	"errors"
+	"math"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -43,6 +45,14 @@ func newEndpoint(t *testing.T, n *local.Network, id byte) *local.Endpoint {
 	}
 	t.Cleanup(func() { e.Close() })
 	return e
+}
+
+func TestCapacityIsChecked(t *testing.T) {
+	for _, capacity := range []int{-1, math.MaxInt32 + 1} {
+		if _, err := local.New(local.Config{Capacity: capacity}); err == nil || !strings.Contains(err.Error(), "Capacity") {
+			t.Errorf("New with a capacity of %d: %v, want an error that names the field", capacity, err)
+		}
+	}
 }
 
 func TestAttachedTwiceIsRefused(t *testing.T) {
