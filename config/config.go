@@ -135,6 +135,9 @@ type Tool struct {
 	Concurrency int `key:"concurrency"`
 	// MaxOutput bounds the output of a call. Default 0, which is the guard's (tool.DefaultMaxOutput).
 	MaxOutput Size `key:"max_output"`
+	// LogStderr logs what the command writes on standard error, up to 4 KiB of it, when it fails. It
+	// may hold what is in the parameters, secrets included. Default false.
+	LogStderr bool `key:"log_stderr"`
 }
 
 // The kinds of agents.

@@ -42,6 +42,7 @@ tools:
     timeout: ${wait}
     concurrency: ${n}
     max_output: 64KiB
+    log_stderr: true
   lines: {command: [wc], stdin_file: "{file}", env: *env}
 agents:
   - name: worker
@@ -103,6 +104,7 @@ output = "json"
 timeout = "${wait}"
 concurrency = "${n}"
 max_output = "64KiB"
+log_stderr = true
 
 [tools.lines]
 command = ["wc"]
@@ -160,7 +162,7 @@ func fullConfig() config.Config {
 				Stdin:       "{text}",
 				Env:         env, PassEnv: []string{"PATH"},
 				Dir: "src", Paths: map[string]string{"file": "src"},
-				Output: "json", Timeout: config.Duration(2 * time.Second), Concurrency: 4, MaxOutput: 64 << 10,
+				Output: "json", Timeout: config.Duration(2 * time.Second), Concurrency: 4, MaxOutput: 64 << 10, LogStderr: true,
 			},
 			"lines": {Command: []string{"wc"}, StdinFile: "{file}", Env: env, Output: "text"},
 		},

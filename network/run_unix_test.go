@@ -5,8 +5,10 @@ package network_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -84,5 +86,26 @@ func wantGone(t *testing.T, tool int) {
 	check(t, err)
 	if len(dirs) > 0 {
 		t.Errorf("left behind: %v", dirs)
+	}
+}
+
+// TestStderrIsLoggedOnlyIfAskedFor: what a program says may hold what is in the params.
+func TestStderrIsLoggedOnlyIfAskedFor(t *testing.T) {
+	for _, asked := range []bool{false, true} {
+		var log strings.Builder
+		n := build(t, fmt.Sprintf(`
+network: stderr
+tools:
+  fail: {command: [sh, -c, 'echo "cannot open hunter2" >&2; exit 3'], log_stderr: %t}
+agents:
+  - {name: worker, kind: worker, capabilities: {fail: fail}, tools: [fail]}
+  - {name: coordinator, kind: coordinator, tasks: [{capability: fail}]}
+`, asked), network.Options{Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+		if r := runJob(t, n); r.Tasks.Failed != 1 {
+			t.Errorf("report %+v, want one task that failed", r)
+		}
+		if said := strings.Contains(log.String(), "hunter2"); said != asked {
+			t.Errorf("log_stderr %t: the log has what the program said: %t\n%s", asked, said, log.String())
+		}
 	}
 }

@@ -77,7 +77,7 @@ func (n *Network) addTool(name string, t config.Tool) error {
 		return fmt.Errorf("tools.%s: %w", name, err)
 	}
 	n.params[name] = c.InputSchema().Required
-	return n.tools.Register(&abortable{c, n}, tool.Options{
+	return n.tools.Register(&configured{c, n, t.LogStderr}, tool.Options{
 		Timeout:       time.Duration(t.Timeout),
 		MaxConcurrent: t.Concurrency,
 		MaxOutput:     int(t.MaxOutput),
@@ -127,16 +127,22 @@ func withoutPath(err error) error {
 	return err
 }
 
-// abortable is a tool whose calls Abort ends.
-type abortable struct {
+// configured is a tool of the configuration. Abort ends its calls, and where the configuration says so,
+// the log tells what it said when it failed.
+type configured struct {
 	*command.Tool
-	network *Network
+	network   *Network
+	logStderr bool
 }
 
 // Run implements [tool.Tool].
-func (t *abortable) Run(ctx context.Context, params json.RawMessage) (tool.Output, error) {
+func (t *configured) Run(ctx context.Context, params json.RawMessage) (tool.Output, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(t.network.aborted, func() { cancel(context.Cause(t.network.aborted)) })()
-	return t.Tool.Run(ctx, params)
+	output, err := t.Tool.Run(ctx, params)
+	if exit, failed := errors.AsType[*command.ExitError](err); failed && t.logStderr {
+		t.network.log.Warn("tool failed", "tool", t.Name(), "error", exit, "stderr", exit.Stderr)
+	}
+	return output, err
 }
