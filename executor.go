@@ -1,6 +1,7 @@
 package converge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -114,9 +115,7 @@ func NewStandardExecutor(c ExecutorConfig, env ExecutorEnv) (*StandardExecutor, 
 			return nil, fmt.Errorf("converge.ExecutorConfig.Handlers[%q]: the kind is one of this package, or the handler is nil", kind)
 		}
 	}
-	if env.Logger == nil {
-		env.Logger = slog.Default()
-	}
+	env.Logger = cmp.Or(env.Logger, slog.Default())
 	if env.Notify == nil {
 		env.Notify = func() {}
 	}
@@ -135,10 +134,7 @@ func NewStandardExecutor(c ExecutorConfig, env ExecutorEnv) (*StandardExecutor, 
 		guard:    guard,
 		limiter:  c.Limiter,
 		handlers: c.Handlers,
-		maxCalls: c.MaxCalls,
-	}
-	if e.maxCalls == 0 {
-		e.maxCalls = DefaultMaxCalls
+		maxCalls: cmp.Or(c.MaxCalls, DefaultMaxCalls),
 	}
 	e.callsCtx, e.cancel = context.WithCancelCause(context.Background())
 	return e, nil

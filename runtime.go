@@ -1,6 +1,7 @@
 package converge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -98,21 +99,14 @@ func (c *Config) validate() error {
 }
 
 func (c *Config) setDefaults() {
-	setDefault(&c.Name, c.Identity.ID().Short())
-	setDefault(&c.TurnMessages, DefaultTurnMessages)
-	setDefault(&c.TurnTasks, DefaultTurnTasks)
-	setDefault(&c.DecideTimeout, DefaultDecideTimeout)
-	setDefault(&c.SendTimeout, DefaultSendTimeout)
-	setDefault(&c.DrainTimeout, DefaultDrainTimeout)
-	setDefault(&c.Logger, slog.Default())
+	c.Name = cmp.Or(c.Name, c.Identity.ID().Short())
+	c.TurnMessages = cmp.Or(c.TurnMessages, DefaultTurnMessages)
+	c.TurnTasks = cmp.Or(c.TurnTasks, DefaultTurnTasks)
+	c.DecideTimeout = cmp.Or(c.DecideTimeout, DefaultDecideTimeout)
+	c.SendTimeout = cmp.Or(c.SendTimeout, DefaultSendTimeout)
+	c.DrainTimeout = cmp.Or(c.DrainTimeout, DefaultDrainTimeout)
+	c.Logger = cmp.Or(c.Logger, slog.Default())
 	c.Verifier.Self, c.Verifier.Network, c.Verifier.Keys = c.Identity.ID(), c.Network, c.Registry
-}
-
-func setDefault[T comparable](v *T, otherwise T) {
-	var zero T
-	if *v == zero {
-		*v = otherwise
-	}
 }
 
 // Runtime runs one agent. Its methods are safe for concurrent use.

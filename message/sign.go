@@ -1,6 +1,7 @@
 package message
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -58,7 +59,7 @@ func NewSigner(c SignerConfig) (*Signer, error) {
 	return &Signer{
 		identity: c.Identity,
 		network:  c.Network,
-		maxSize:  orDefault(c.MaxSize, DefaultMaxSize),
+		maxSize:  cmp.Or(c.MaxSize, DefaultMaxSize),
 		now:      orNow(c.Now),
 		session:  binary.BigEndian.Uint64(session[:]),
 	}, nil
@@ -156,14 +157,6 @@ const maxTTL = 365 * 24 * time.Hour
 
 func sizeError(size, limit int) error {
 	return fmt.Errorf("%w: %d bytes where at most %d are allowed; send a reference to large data instead", ErrTooLarge, size, limit)
-}
-
-func orDefault[T comparable](v, otherwise T) T {
-	var zero T
-	if v == zero {
-		return otherwise
-	}
-	return v
 }
 
 func orNow(now func() time.Time) func() time.Time {

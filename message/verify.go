@@ -1,6 +1,7 @@
 package message
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -81,13 +82,13 @@ func NewVerifier(c VerifierConfig) (*Verifier, error) {
 		network: c.Network,
 		keys:    c.Keys,
 		direct:  directAudience(c.Network, c.Self),
-		maxSize: orDefault(c.MaxSize, DefaultMaxSize),
-		skew:    orDefault(c.Skew, DefaultSkew),
-		maxAge:  orDefault(c.MaxAge, DefaultMaxAge),
+		maxSize: cmp.Or(c.MaxSize, DefaultMaxSize),
+		skew:    cmp.Or(c.Skew, DefaultSkew),
+		maxAge:  cmp.Or(c.MaxAge, DefaultMaxAge),
 		now:     orNow(c.Now),
 	}
 	v.subscriptions.Store(new([]Pattern))
-	v.replay = newReplayGuard(v.now(), v.maxAge+v.skew, orDefault(c.MaxSenders, DefaultMaxSenders))
+	v.replay = newReplayGuard(v.now(), v.maxAge+v.skew, cmp.Or(c.MaxSenders, DefaultMaxSenders))
 	return v, nil
 }
 

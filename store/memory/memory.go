@@ -13,6 +13,7 @@
 package memory
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"iter"
@@ -37,17 +38,11 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("memory store: a bound is negative: MaxEntries %d, MaxBytes %d, MaxLog %d, MaxLogBytes %d",
 			c.MaxEntries, c.MaxBytes, c.MaxLog, c.MaxLogBytes)
 	}
-	orDefault(&c.MaxEntries, 1<<22)
-	orDefault(&c.MaxBytes, 1<<30)
-	orDefault(&c.MaxLog, 1<<18)
-	orDefault(&c.MaxLogBytes, 64<<20)
+	c.MaxEntries = cmp.Or(c.MaxEntries, 1<<22)
+	c.MaxBytes = cmp.Or(c.MaxBytes, 1<<30)
+	c.MaxLog = cmp.Or(c.MaxLog, 1<<18)
+	c.MaxLogBytes = cmp.Or(c.MaxLogBytes, 64<<20)
 	return c, nil
-}
-
-func orDefault[T int | int64](field *T, value T) {
-	if *field == 0 {
-		*field = value
-	}
 }
 
 // Store is an in-process [store.Store]. Make one with [New].
