@@ -135,7 +135,7 @@ func (e *StandardExecutor) settle(id string, end func(task.Claim) error) error {
 		return fmt.Errorf("task %.80q: %w", id, ErrNotHeld)
 	}
 	err := end(e.current(held))
-	if err == nil || errors.Is(err, task.ErrClaimLost) || errors.Is(err, task.ErrTerminal) || errors.Is(err, task.ErrNotFound) {
+	if err == nil || task.IsLost(err) {
 		e.mu.Lock()
 		delete(e.held, id)
 		e.mu.Unlock()

@@ -2,7 +2,6 @@ package converge
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -72,7 +71,7 @@ func (e *StandardExecutor) keepClaim(ctx context.Context, lost context.CancelCau
 			switch {
 			case err == nil:
 				e.renew(held, renewed)
-			case errors.Is(err, task.ErrClaimLost), errors.Is(err, task.ErrNotFound), errors.Is(err, task.ErrTerminal):
+			case task.IsLost(err):
 				lost(fmt.Errorf("task %q is no longer held: %w", claim.TaskID, err))
 				return
 			default:

@@ -150,7 +150,7 @@ func Open(raw []byte) (Descriptor, error) {
 	if err := identity.CheckKey(d.ID, d.Key); err != nil {
 		return Descriptor{}, fmt.Errorf("%w: %w", ErrForged, err)
 	}
-	if _, err := cose.OpenStatement(raw, d.Key, d.ID[:], cose.DomainDescriptor, descriptorTyp); err != nil {
+	if err := s.VerifyStatement(d.Key, d.ID[:], cose.DomainDescriptor, descriptorTyp); err != nil {
 		return Descriptor{}, fmt.Errorf("%w: %w", ErrForged, err)
 	}
 	return d, nil

@@ -136,7 +136,7 @@ func (p *Population) isSynced() bool {
 
 // follow applies one watch of the store from its beginning.
 func (p *Population) follow(ctx context.Context, generation int) (synced bool, err error) {
-	for event, err := range p.service.store.Watch(ctx, p.service.prefix(), 0) {
+	for event, err := range p.service.store.Watch(ctx, p.service.prefix, 0) {
 		if err != nil {
 			return synced, err
 		}
@@ -242,7 +242,7 @@ func (p *Population) unregister(id identity.ID, known *populated) {
 
 // agentOf returns the agent whose entry has this key, or the zero ID.
 func (p *Population) agentOf(key string) identity.ID {
-	text, _ := strings.CutPrefix(key, p.service.prefix())
+	text, _ := strings.CutPrefix(key, p.service.prefix)
 	id, _ := identity.ParseID(text)
 	return id
 }

@@ -1,6 +1,7 @@
 package discovery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,7 @@ type Config struct {
 type Service struct {
 	store   store.Store
 	network string
+	prefix  string // where the descriptors of the network stand; networks may share a store
 	ttl     time.Duration
 	now     func() time.Time
 	log     *slog.Logger
@@ -57,15 +59,12 @@ func New(c Config) (*Service, error) {
 	if c.TTL < 0 || c.TTL > 0 && c.TTL < time.Second {
 		return nil, fmt.Errorf("discovery.Config.TTL: %v is less than a second", c.TTL)
 	}
-	s := &Service{store: c.Store, network: c.Network, ttl: c.TTL, now: c.Now, log: c.Logger, opened: map[string]opened{}}
-	if s.ttl == 0 {
-		s.ttl = DefaultTTL
-	}
+	s := &Service{store: c.Store, network: c.Network, now: c.Now, opened: map[string]opened{}}
+	s.prefix = store.Key(keyPrefix, c.Network) + "/"
+	s.ttl = cmp.Or(c.TTL, DefaultTTL)
+	s.log = cmp.Or(c.Logger, slog.Default())
 	if s.now == nil {
 		s.now = time.Now
-	}
-	if s.log == nil {
-		s.log = slog.Default()
 	}
 	return s, nil
 }
@@ -73,10 +72,7 @@ func New(c Config) (*Service, error) {
 // TTL returns how long descriptors are in force; agents renew at half of it.
 func (s *Service) TTL() time.Duration { return s.ttl }
 
-// prefix is where the descriptors of the service's network stand; networks may share a store.
-func (s *Service) prefix() string { return store.Key(keyPrefix, s.network) + "/" }
-
-func (s *Service) key(id identity.ID) string { return s.prefix() + id.String() }
+func (s *Service) key(id identity.ID) string { return s.prefix + id.String() }
 
 // Register signs d for the agent and publishes it in place of an earlier one. It fills in ID, Key,
 // Network, Sequence and times, and returns what it published.
@@ -177,7 +173,7 @@ func (q Query) matches(d Descriptor) bool {
 func (s *Service) Query(ctx context.Context, q Query) ([]Descriptor, error) {
 	var found []Descriptor
 	seen := map[string]bool{}
-	for entry, err := range s.store.List(ctx, s.prefix()) {
+	for entry, err := range s.store.List(ctx, s.prefix) {
 		if err != nil {
 			return nil, fmt.Errorf("query agents: %w", err)
 		}

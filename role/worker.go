@@ -112,21 +112,11 @@ func (w *Worker) recover(f converge.Failure) []converge.Decision {
 
 // endAgain tries again to end a task, unless the claim is lost: then somebody else will vouch for it.
 func (w *Worker) endAgain(id string, f converge.Failure) []converge.Decision {
-	if isLost(f.Err) || errors.Is(f.Err, task.ErrInvalid) {
+	if task.IsLost(f.Err) || errors.Is(f.Err, converge.ErrNotHeld) || errors.Is(f.Err, task.ErrInvalid) {
 		w.statements.forget(id)
 		return nil
 	}
 	return []converge.Decision{f.Decision}
-}
-
-// isLost reports whether an error says that a task is no longer the worker's.
-func isLost(err error) bool {
-	for _, lost := range []error{task.ErrClaimLost, task.ErrTerminal, task.ErrNotFound, converge.ErrNotHeld} {
-		if errors.Is(err, lost) {
-			return true
-		}
-	}
-	return false
 }
 
 func (w *Worker) invoke(t task.Task) converge.Decision {

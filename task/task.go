@@ -44,6 +44,12 @@ var (
 	ErrRecord       = errors.New("unreadable task record") // corrupt, or written by a newer version
 )
 
+// IsLost reports whether an error of [Manager.Heartbeat], [Manager.Report] or [Manager.Fail] means that
+// the task is no longer the claimant's to end, so that trying again is of no use.
+func IsLost(err error) bool {
+	return errors.Is(err, ErrClaimLost) || errors.Is(err, ErrTerminal) || errors.Is(err, ErrNotFound)
+}
+
 // Status is the state of a task. The zero Status is none.
 type Status uint8
 

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,7 +24,8 @@ type HookedConfig struct {
 	// UnverifiedDrop, if set, is told of every frame that was refused. It runs on the receiving
 	// goroutine: it should return at once.
 	UnverifiedDrop func(context.Context, *message.Refusal)
-	// Logger gets refused frames at debug and failed hooks at warn; nil means slog.Default.
+	// Logger gets refused frames at debug and hooks that fail on messages at warn (those that fail on
+	// drafts are Send's error); nil means slog.Default.
 	Logger *slog.Logger
 	// ReceiveUnsafe takes in frames WITHOUT verifying them: anybody can then speak as anybody. It is
 	// for experiments; the log warns when it is set.
@@ -65,10 +67,7 @@ func NewHooked(c HookedConfig) (*Hooked, error) {
 		hooks:     hooks{list: c.Hooks},
 		open:      c.Verifier.Verify,
 		drop:      c.UnverifiedDrop,
-		log:       c.Logger,
-	}
-	if h.log == nil {
-		h.log = slog.Default()
+		log:       cmp.Or(c.Logger, slog.Default()),
 	}
 	if c.ReceiveUnsafe {
 		h.log.Warn("receiving UNVERIFIED messages: senders can be forged and messages replayed", "id", c.Signer.ID())
@@ -83,7 +82,6 @@ func NewHooked(c HookedConfig) (*Hooked, error) {
 func (h *Hooked) Send(ctx context.Context, d message.Draft) (*message.Message, error) {
 	draft, err := h.hooks.preSend(ctx, d)
 	if err != nil {
-		h.logHook(ctx, StagePreSend, err)
 		return nil, fmt.Errorf("send: hook: %w", err)
 	}
 	if draft == nil {
@@ -109,7 +107,8 @@ func (h *Hooked) Receive(ctx context.Context) (*message.Message, error) {
 		}
 		passed, err := h.hooks.postReceive(ctx, m)
 		if err != nil {
-			h.logHook(ctx, StagePostReceive, err)
+			h.log.WarnContext(ctx, "hook failed, message dropped", "stage", StagePostReceive.String(), "error", err)
+			panics.LogStack(h.log, err)
 			continue
 		}
 		if passed != nil {
@@ -118,15 +117,11 @@ func (h *Hooked) Receive(ctx context.Context) (*message.Message, error) {
 	}
 }
 
-// logHook logs a failed hook once; a panic's stack at debug.
-func (h *Hooked) logHook(ctx context.Context, stage Stage, err error) {
-	h.log.WarnContext(ctx, "hook failed, message dropped", "stage", stage.String(), "error", err)
-	panics.LogStack(h.log, err)
-}
-
 func (h *Hooked) refused(ctx context.Context, r *message.Refusal) {
-	h.log.LogAttrs(ctx, slog.LevelDebug, "message refused",
-		slog.String("reason", r.Reason.String()), slog.String("claimed_sender", r.Sender.String()), slog.Int("bytes", r.Size), slog.Any("detail", r.Err))
+	if h.log.Enabled(ctx, slog.LevelDebug) { // strangers cause this line: it costs nothing while it is off
+		h.log.DebugContext(ctx, "message refused",
+			"reason", r.Reason.String(), "claimed_sender", r.Sender.String(), "bytes", r.Size, "detail", r.Err)
+	}
 	if h.drop == nil {
 		return
 	}

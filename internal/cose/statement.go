@@ -24,20 +24,16 @@ func statementHeader(kid []byte, typ string) []byte {
 	return AppendText(b, typ)
 }
 
-// OpenStatement returns the payload that key signed under domain and typ. The header has to be, byte
+// VerifyStatement reports why key did not sign s under domain and typ. The header has to be, byte
 // for byte, the one that [SignStatement] makes for kid.
-func OpenStatement(raw []byte, key ed25519.PublicKey, kid []byte, domain Domain, typ string) ([]byte, error) {
-	s, err := Parse(raw)
-	if err != nil {
-		return nil, err
-	}
+func (s Sign1) VerifyStatement(key ed25519.PublicKey, kid []byte, domain Domain, typ string) error {
 	if string(s.Protected) != string(statementHeader(kid, typ)) {
-		return nil, ErrHeader
+		return ErrHeader
 	}
 	if !s.Verify(key, domain) {
-		return nil, ErrSignature
+		return ErrSignature
 	}
-	return s.Payload, nil
+	return nil
 }
 
 // ErrSignature says that a signature does not verify.
