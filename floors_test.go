@@ -25,25 +25,35 @@ var floors = map[string]int{
 	"message":      2,
 	"tool/command": 2,
 
+	"internal/peertls": 2,
+
 	"discovery": 3,
 	"ratelimit": 3,
 	"task":      3,
 	"transport": 3,
 
 	"transport/local":         4,
+	"transport/nats":          4,
+	"task/remote":             4,
+	"internal/mesh":           4,
 	"transport/transporttest": 4,
 
-	"": 5, // package converge
+	"transport/tcp":       5,
+	"transport/websocket": 5,
 
-	"observe": 6,
-	"role":    6,
+	"": 6, // package converge
 
-	"config": 7,
+	"observe": 7,
+	"role":    7,
 
-	"network": 8,
+	"config": 8,
 
-	"cmd/converge":      9,
-	"examples/embedded": 9,
+	"network": 9,
+
+	"internal/loadtest": 10,
+
+	"cmd/converge":      11,
+	"examples/embedded": 11,
 }
 
 func TestFloors(t *testing.T) {
