@@ -61,13 +61,16 @@ type ExecutorConfig struct {
 
 // ExecutorEnv is what a [StandardExecutor] acts on. A [Runtime] provides its own.
 type ExecutorEnv struct {
-	Agent  identity.ID                                // who acts; required
-	Name   string                                     // for logs
-	Send   func(context.Context, message.Draft) error // signs and sends; required
-	Tasks  *task.Manager                              // nil if the agent has no tasks
-	Route  task.Profile                               // which tasks the agent may claim
-	Notify func()                                     // called when something waits for Collect; must not block
-	Logger *slog.Logger                               // nil means slog.Default
+	Agent identity.ID                                // who acts; required
+	Name  string                                     // for logs
+	Send  func(context.Context, message.Draft) error // signs and sends; required
+	// SendAll sends several, and returns what became of each, or nil if all went out; nil means one Send
+	// after the other.
+	SendAll func(context.Context, []message.Draft) []error
+	Tasks   *task.Manager // nil if the agent has no tasks
+	Route   task.Profile  // which tasks the agent may claim
+	Notify  func()        // called when something waits for Collect; must not block
+	Logger  *slog.Logger  // nil means slog.Default
 }
 
 // StandardExecutor carries out the decisions of one agent: it sends under the egress limit, runs tools
@@ -116,6 +119,9 @@ func NewStandardExecutor(c ExecutorConfig, env ExecutorEnv) (*StandardExecutor, 
 		}
 	}
 	env.Logger = cmp.Or(env.Logger, slog.Default())
+	if env.SendAll == nil {
+		env.SendAll = oneByOne(env.Send)
+	}
 	if env.Notify == nil {
 		env.Notify = func() {}
 	}
@@ -176,13 +182,67 @@ func runHandler(ctx context.Context, h Handler, d Decision) (err error) {
 }
 
 func (e *StandardExecutor) send(ctx context.Context, d message.Draft) error {
-	if e.limiter != nil {
-		if r := e.limiter.Take(e.env.Agent, d.Topics); !r.OK {
-			e.limited.Inc(r.Scope)
-			return fmt.Errorf("send_message: %w", r.Err())
-		}
+	if err := e.limit(d.Topics); err != nil {
+		return err
 	}
 	return e.env.Send(ctx, d)
+}
+
+// limit takes the tokens of one message out of the egress buckets.
+func (e *StandardExecutor) limit(topics []message.Topic) error {
+	if e.limiter == nil {
+		return nil
+	}
+	if r := e.limiter.Take(e.env.Agent, topics); !r.OK {
+		e.limited.Inc(r.Scope)
+		return fmt.Errorf("send_message: %w", r.Err())
+	}
+	return nil
+}
+
+// SendAll carries out several SendMessage decisions in their order, each under the egress limit, so that
+// they can share a signature. It returns what became of each, or nil if all went out.
+func (e *StandardExecutor) SendAll(ctx context.Context, sends []SendMessage) []error {
+	return sendPassed(ctx, sends, e.env.SendAll, func(d message.Draft) (message.Draft, error) {
+		return d, e.limit(d.Topics)
+	})
+}
+
+// sendPassed sends the drafts that pass, and returns what became of each, or nil if all went out.
+func sendPassed(ctx context.Context, sends []SendMessage, sendAll func(context.Context, []message.Draft) []error, pass func(message.Draft) (message.Draft, error)) []error {
+	drafts := make([]message.Draft, 0, len(sends))
+	var errs []error
+	for i, s := range sends {
+		d, err := pass(s.Draft)
+		if err == nil {
+			drafts = append(drafts, d)
+			continue
+		}
+		if errs == nil {
+			errs = make([]error, len(sends))
+		}
+		errs[i] = err
+	}
+	sent := sendAll(ctx, drafts)
+	if errs == nil {
+		return sent
+	}
+	for i := range errs { // those that did not pass were not sent: the answers close up
+		if errs[i] == nil && len(sent) > 0 {
+			errs[i], sent = sent[0], sent[1:]
+		}
+	}
+	return errs
+}
+
+func oneByOne(send func(context.Context, message.Draft) error) func(context.Context, []message.Draft) []error {
+	return func(ctx context.Context, drafts []message.Draft) []error {
+		errs := make([]error, len(drafts))
+		for i, d := range drafts {
+			errs[i] = send(ctx, d)
+		}
+		return errs
+	}
 }
 
 // Collect returns, once, what has happened beside the turns.

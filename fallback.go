@@ -14,6 +14,7 @@ import (
 // decision fails.
 type fallback struct {
 	send    func(context.Context, message.Draft) error
+	sendAll func(context.Context, []message.Draft) []error
 	preSend func(context.Context, message.Draft) *message.Draft
 }
 
@@ -26,19 +27,24 @@ func (f *fallback) Execute(ctx context.Context, d Decision) error {
 	if err != nil {
 		return err
 	}
-	if draft == nil {
-		return transport.ErrDropped
-	}
-	return f.send(ctx, *draft)
+	return f.send(ctx, draft)
+}
+
+func (f *fallback) SendAll(ctx context.Context, sends []SendMessage) []error {
+	return sendPassed(ctx, sends, f.sendAll, func(d message.Draft) (message.Draft, error) { return f.hook(ctx, d) })
 }
 
 // hook runs FallbackPreSend, if there is one; its panic drops the message.
-func (f *fallback) hook(ctx context.Context, d message.Draft) (draft *message.Draft, err error) {
+func (f *fallback) hook(ctx context.Context, d message.Draft) (_ message.Draft, err error) {
 	if f.preSend == nil {
-		return &d, nil
+		return d, nil
 	}
 	defer panics.Catch(&err, "FallbackPreSend")
-	return f.preSend(ctx, d), nil
+	draft := f.preSend(ctx, d)
+	if draft == nil {
+		return d, transport.ErrDropped
+	}
+	return *draft, nil
 }
 
 func (f *fallback) Collect() ([]ToolResult, []task.Task, []task.Task) { return nil, nil, nil }

@@ -67,6 +67,10 @@ type Config struct {
 	SendTimeout   time.Duration // how long a full recipient can hold up the agent; 0 means DefaultSendTimeout
 	DrainTimeout  time.Duration // how long Run goes on after its context ended; 0 means DefaultDrainTimeout
 
+	// Signature is how messages are signed; the zero value is message.Batch. Consecutive SendMessage
+	// decisions of a turn then share a signature.
+	Signature message.Mode
+
 	// Verifier sets limits of verification; Self, Network and Keys are set by the runtime.
 	Verifier message.VerifierConfig
 
@@ -141,7 +145,10 @@ func New(c Config) (*Runtime, error) {
 	c.setDefaults()
 	r := &Runtime{config: c, log: c.Logger.With("agent", c.Name), inbox: NewInbox(c.Inbox), schedule: NewScheduler()}
 	var err error
-	if r.signer, err = message.NewSigner(message.SignerConfig{Identity: c.Identity, Network: c.Network, MaxSize: c.Verifier.MaxSize}); err != nil {
+	r.signer, err = message.NewSigner(message.SignerConfig{
+		Identity: c.Identity, Network: c.Network, Mode: c.Signature, MaxSize: c.Verifier.MaxSize,
+	})
+	if err != nil {
 		return nil, err
 	}
 	if r.verifier, err = message.NewVerifier(c.Verifier); err != nil {
@@ -175,6 +182,7 @@ func profileOf(c Config) task.Profile {
 // executor is what carries out decisions: a [StandardExecutor], or the fallback path.
 type executor interface {
 	Execute(ctx context.Context, d Decision) error
+	SendAll(ctx context.Context, sends []SendMessage) []error
 	Collect() (results []ToolResult, claimed, ended []task.Task)
 	Observe(t task.Task)
 	Busy() bool
@@ -185,19 +193,20 @@ type executor interface {
 func (r *Runtime) newExecutor() (executor, error) {
 	c := r.config
 	if c.Executor == nil && c.Tasks == nil {
-		return &fallback{send: r.send, preSend: c.RuntimeHooks.FallbackPreSend}, nil
+		return &fallback{send: r.send, sendAll: r.sendAll, preSend: c.RuntimeHooks.FallbackPreSend}, nil
 	}
 	if c.Executor == nil {
 		c.Executor = &ExecutorConfig{}
 	}
 	return NewStandardExecutor(*c.Executor, ExecutorEnv{
-		Agent:  c.Identity.ID(),
-		Name:   c.Name,
-		Send:   r.send,
-		Tasks:  c.Tasks,
-		Route:  r.profile,
-		Notify: r.schedule.Wake,
-		Logger: c.Logger,
+		Agent:   c.Identity.ID(),
+		Name:    c.Name,
+		Send:    r.send,
+		SendAll: r.sendAll,
+		Tasks:   c.Tasks,
+		Route:   r.profile,
+		Notify:  r.schedule.Wake,
+		Logger:  c.Logger,
 	})
 }
 
@@ -206,6 +215,13 @@ func (r *Runtime) send(ctx context.Context, d message.Draft) error {
 	defer cancel()
 	_, err := r.hooked.Send(ctx, d)
 	return err
+}
+
+// sendAll sends within one send timeout for all.
+func (r *Runtime) sendAll(ctx context.Context, drafts []message.Draft) []error {
+	ctx, cancel := context.WithTimeoutCause(ctx, r.config.SendTimeout, errSendTimeout)
+	defer cancel()
+	return r.hooked.SendAll(ctx, drafts)
 }
 
 var errSendTimeout = errors.New("the recipient's queue stayed full for the whole send timeout")
@@ -297,17 +313,25 @@ var errTransport = errors.New("the transport failed")
 // receive moves messages into the inbox until ctx ends.
 func (r *Runtime) receive(ctx context.Context, fail context.CancelCauseFunc) {
 	for {
-		m, err := r.hooked.Receive(ctx)
-		if err != nil {
+		if err := r.hooked.Deliver(ctx, r.take); err != nil {
 			if ctx.Err() == nil {
 				fail(fmt.Errorf("%w: %w", errTransport, err))
 			}
 			return
 		}
-		if err := r.inbox.Put(ctx, m); err == nil {
-			r.schedule.Wake()
-		}
 	}
+}
+
+// take puts a message into the inbox. One that the inbox's policy drops is dealt with.
+func (r *Runtime) take(ctx context.Context, m *message.Message) error {
+	err := r.inbox.Put(ctx, m)
+	if errors.Is(err, transport.ErrQueueFull) {
+		return nil
+	}
+	if err == nil {
+		r.schedule.Wake()
+	}
+	return err
 }
 
 // attach has the agent woken by changes of tasks that concern it.

@@ -117,6 +117,14 @@ type decisionCounts struct {
 }
 
 func (c *decisionCounts) add(kind string, err error) {
+	if err == nil {
+		c.addMany(kind, 1, 0)
+	} else {
+		c.addMany(kind, 0, 1)
+	}
+}
+
+func (c *decisionCounts) addMany(kind string, done, failed int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.byKind == nil {
@@ -124,11 +132,8 @@ func (c *decisionCounts) add(kind string, err error) {
 	}
 	kind = kindLabel(kind)
 	counts := c.byKind[kind]
-	if err == nil {
-		counts.Done++
-	} else {
-		counts.Failed++
-	}
+	counts.Done += uint64(done)
+	counts.Failed += uint64(failed)
 	c.byKind[kind] = counts
 }
 

@@ -42,9 +42,7 @@ func (r *Runtime) turn(ctx context.Context, t Turn) {
 		panics.LogStack(r.log, err)
 		decisions = nil
 	}
-	for _, d := range decisions {
-		r.execute(ctx, d)
-	}
+	r.executeAll(ctx, decisions)
 	r.backOff(err != nil || len(r.failures) > 0)
 }
 
@@ -60,6 +58,45 @@ func (r *Runtime) decide(ctx context.Context, t Turn) (decisions []Decision, err
 	return r.config.Agent.Decide(ctx, t)
 }
 
+// executeAll carries out decisions in their order. Messages that follow each other go out together.
+func (r *Runtime) executeAll(ctx context.Context, decisions []Decision) {
+	for len(decisions) > 0 {
+		sends := leadingSends(decisions)
+		if len(sends) < 2 {
+			r.execute(ctx, decisions[0])
+			decisions = decisions[1:]
+			continue
+		}
+		failed := 0
+		for i, err := range r.executor.SendAll(ctx, sends) {
+			if err != nil {
+				failed++
+				r.fail(ctx, sends[i], err)
+			}
+		}
+		r.decided.addMany(SendMessage{}.Kind(), len(sends)-failed, failed)
+		decisions = decisions[len(sends):]
+	}
+}
+
+func leadingSends(decisions []Decision) []SendMessage {
+	n := 0
+	for n < len(decisions) {
+		if _, ok := decisions[n].(SendMessage); !ok {
+			break
+		}
+		n++
+	}
+	if n < 2 {
+		return nil
+	}
+	sends := make([]SendMessage, n)
+	for i := range sends {
+		sends[i] = decisions[i].(SendMessage)
+	}
+	return sends
+}
+
 func (r *Runtime) execute(ctx context.Context, d Decision) {
 	if d == nil {
 		return
@@ -72,10 +109,15 @@ func (r *Runtime) execute(ctx context.Context, d Decision) {
 	err := r.executor.Execute(ctx, d)
 	r.decided.add(d.Kind(), err)
 	if err != nil {
-		r.log.Log(ctx, levelOf(err), "decision failed", "kind", kindLabel(d.Kind()), "error", err)
-		panics.LogStack(r.log, err)
-		r.failures = append(r.failures, Failure{Decision: d, Err: err})
+		r.fail(ctx, d, err)
 	}
+}
+
+// fail has the agent see in its next turn what could not be done.
+func (r *Runtime) fail(ctx context.Context, d Decision, err error) {
+	r.log.Log(ctx, levelOf(err), "decision failed", "kind", kindLabel(d.Kind()), "error", err)
+	panics.LogStack(r.log, err)
+	r.failures = append(r.failures, Failure{Decision: d, Err: err})
 }
 
 // backOff sees to it that after a turn that failed, in part or in whole, there is another one soon, but

@@ -65,6 +65,8 @@ var (
 	errAlg       = errors.New("alg is not EdDSA")
 	errTyp       = errors.New("typ is not " + typ)
 	errCritical  = errors.New("a critical header is unknown")
+	errVDS       = errors.New("vds is not 1 (SHA-256 Merkle tree)")
+	errMode      = errors.New("vds and the inclusion proof stand only together")
 )
 
 // decode reads a frame into e. The error is nil or has the reason [ErrMalformed] or [ErrUnsupported].
@@ -100,11 +102,17 @@ func (e *envelope) decodeHeader(protected []byte) (Reason, error) {
 	r := cose.NewReader(protected)
 	var keys cose.Keys
 	var saw int
+	var batch bool
 	for n := r.Map(); n > 0 && r.Err() == nil; n-- {
 		label, known := keys.Label(&r)
 		switch {
 		case !known:
 			r.Skip(1)
+		case label == cose.LabelVDS:
+			batch = true
+			if r.Int() != cose.VDSMerkle {
+				return unsupported(&r, errVDS)
+			}
 		case label == cose.LabelAlg:
 			saw |= sawAlg
 			if r.Int() != cose.AlgEdDSA {
@@ -135,6 +143,9 @@ func (e *envelope) decodeHeader(protected []byte) (Reason, error) {
 	}
 	if saw != sawAll {
 		return ErrMalformed, errHeader
+	}
+	if batch != (e.sign1.Proof != nil) {
+		return ErrMalformed, errMode
 	}
 	return 0, nil
 }
@@ -291,20 +302,20 @@ type audience struct {
 	topics  []Topic
 }
 
-// texts returns the aud claim's values.
-func (a audience) texts() []string {
+// append appends the aud claim's value.
+func (a audience) append(b []byte) []byte {
 	switch {
 	case !a.to.IsZero():
-		return []string{directAudience(a.network, a.to)}
-	case len(a.topics) > 0:
-		texts := make([]string, len(a.topics))
-		for i, t := range a.topics {
-			texts[i] = a.network + topicInfix + t.text
-		}
-		return texts
-	default:
-		return []string{a.network}
+		return cose.AppendText(b, directAudience(a.network, a.to))
+	case len(a.topics) == 0:
+		return cose.AppendText(b, a.network)
+	case len(a.topics) > 1: // one is encoded without an array
+		b = cose.AppendArray(b, len(a.topics))
 	}
+	for _, t := range a.topics {
+		b = cose.AppendText(b, a.network+topicInfix+t.text)
+	}
+	return b
 }
 
 func directAudience(network string, to identity.ID) string {
@@ -360,9 +371,14 @@ func (e *envelope) readTopics(a *audience) error {
 	return nil
 }
 
-// appendHeader appends the protected header of m with its keys in deterministic order.
-func appendHeader(b []byte, m *Message) []byte {
-	b = cose.AppendMap(b, 5)
+// appendHeader appends the protected header of m with its keys in deterministic order. It says whether
+// the signature is that of a batch, so that none can pass as the other.
+func appendHeader(b []byte, m *Message, batch bool) []byte {
+	pairs := 5
+	if batch {
+		pairs++
+	}
+	b = cose.AppendMap(b, pairs)
 	b = cose.AppendInt(b, cose.LabelAlg)
 	b = cose.AppendInt(b, cose.AlgEdDSA)
 	b = cose.AppendInt(b, cose.LabelContentType)
@@ -372,19 +388,24 @@ func appendHeader(b []byte, m *Message) []byte {
 	b = cose.AppendInt(b, cose.LabelCWTClaims)
 	b = appendClaims(b, m)
 	b = cose.AppendInt(b, cose.LabelTyp)
-	return cose.AppendText(b, typ)
+	b = cose.AppendText(b, typ)
+	if batch {
+		b = cose.AppendInt(b, cose.LabelVDS)
+		b = cose.AppendInt(b, cose.VDSMerkle)
+	}
+	return b
 }
 
 func appendClaims(b []byte, m *Message) []byte {
 	pairs := 7
-	for _, present := range []bool{m.taskID != "", !m.inReplyTo.IsZero(), m.trace != ""} {
+	for _, present := range [...]bool{m.taskID != "", !m.inReplyTo.IsZero(), m.trace != ""} {
 		if present {
 			pairs++
 		}
 	}
 	b = cose.AppendMap(b, pairs)
 	b = cose.AppendInt(b, claimAud)
-	b = appendAudience(b, audience{m.network, m.to, m.topics}.texts())
+	b = audience{m.network, m.to, m.topics}.append(b)
 	b = cose.AppendInt(b, claimExp)
 	b = cose.AppendInt(b, m.expires)
 	b = cose.AppendInt(b, claimIat)
@@ -394,7 +415,9 @@ func appendClaims(b []byte, m *Message) []byte {
 	b = cose.AppendInt(b, claimIssuedMillis)
 	b = cose.AppendInt(b, m.issued)
 	b = cose.AppendInt(b, claimSession)
-	b = cose.AppendBytes(b, binary.BigEndian.AppendUint64(nil, m.session))
+	var session [8]byte
+	binary.BigEndian.PutUint64(session[:], m.session)
+	b = cose.AppendBytes(b, session[:])
 	b = cose.AppendInt(b, claimSequence)
 	b = cose.AppendUint(b, m.sequence)
 	if m.taskID != "" {
@@ -408,16 +431,6 @@ func appendClaims(b []byte, m *Message) []byte {
 	if m.trace != "" {
 		b = cose.AppendInt(b, claimTrace)
 		b = cose.AppendText(b, m.trace)
-	}
-	return b
-}
-
-func appendAudience(b []byte, texts []string) []byte {
-	if len(texts) > 1 {
-		b = cose.AppendArray(b, len(texts))
-	}
-	for _, text := range texts {
-		b = cose.AppendText(b, text)
 	}
 	return b
 }

@@ -2,6 +2,7 @@ package message
 
 import (
 	"cmp"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"slices"
@@ -58,6 +59,7 @@ type Verifier struct {
 	subscribing   sync.Mutex // serialises changes of subscriptions
 	subscriptions atomic.Pointer[[]Pattern]
 	replay        replayGuard
+	roots         rootCache
 	verified      stat.Counter
 	refused       stat.Vec[Reason]
 }
@@ -164,13 +166,31 @@ func (v *Verifier) verify(raw []byte, e *envelope) (*Message, Reason, error) {
 	if reason := v.replay.check(e); reason != 0 {
 		return nil, reason, nil
 	}
-	if !e.sign1.Verify(key.Public, cose.DomainMessage) {
-		return nil, ErrBadSignature, nil
+	if reason, err := v.signature(e, key.Public); reason != 0 {
+		return nil, reason, err
 	}
 	if reason := v.replay.accept(e, now.UnixMilli()); reason != 0 {
 		return nil, reason, nil
 	}
 	return e.message(raw, audience, true), 0, nil
+}
+
+// signature reports why key did not sign the message, alone or in a batch.
+func (v *Verifier) signature(e *envelope, key ed25519.PublicKey) (Reason, error) {
+	if e.sign1.Proof == nil {
+		if !e.sign1.Verify(key, cose.DomainMessage) {
+			return ErrBadSignature, nil
+		}
+		return 0, nil
+	}
+	root, err := cose.RootOf(e.sign1.Proof, e.sign1.Leaf(cose.DomainMessage))
+	if err != nil {
+		return ErrMalformed, err
+	}
+	if !v.roots.verify(e.sender, key, root, e.sign1.Signature) {
+		return ErrBadSignature, nil
+	}
+	return 0, nil
 }
 
 // audience returns whom the message is for, if that includes this agent.

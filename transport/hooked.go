@@ -33,13 +33,15 @@ type HookedConfig struct {
 }
 
 // Hooked sends drafts and receives messages over a [Transport], through hooks: out through PreSend,
-// signature, transport; in through transport, verification, PostReceive. It is safe for concurrent use.
+// signature, transport; in through transport, verification, PostReceive. Answers to its requests go to
+// those who asked. It is safe for concurrent use.
 // Starting and closing stay with the Transport.
 type Hooked struct {
 	transport Transport
 	signer    *message.Signer
 	verifier  *message.Verifier
 	hooks     hooks
+	requests  requests
 	open      func([]byte) (*message.Message, error)
 	drop      func(context.Context, *message.Refusal)
 	log       *slog.Logger
@@ -80,40 +82,94 @@ func NewHooked(c HookedConfig) (*Hooked, error) {
 // was signed. Errors: [ErrDropped] if a hook dropped the draft, a hook's error, the signer's, or a
 // [*SendError].
 func (h *Hooked) Send(ctx context.Context, d message.Draft) (*message.Message, error) {
-	draft, err := h.hooks.preSend(ctx, d)
-	if err != nil {
-		return nil, fmt.Errorf("send: hook: %w", err)
-	}
-	if draft == nil {
-		return nil, ErrDropped
-	}
-	m, err := h.signer.Sign(ctx, *draft)
+	m, err := h.sign(ctx, d)
 	if err != nil {
 		return nil, err
 	}
-	if err := h.transport.Send(ctx, RouteOf(m), m.Raw()); err != nil {
-		return nil, err
-	}
-	return m, nil
+	return m, h.transport.Send(ctx, RouteOf(m), m.Raw())
 }
 
-// Receive returns the next message that passes verification and the hooks. It waits until ctx ends
-// (and returns its cause) or the transport is closed ([ErrClosed]).
-func (h *Hooked) Receive(ctx context.Context) (*message.Message, error) {
-	for {
-		m, err := receive(ctx, h.transport, h.open, h.refused)
+func (h *Hooked) sign(ctx context.Context, d message.Draft) (*message.Message, error) {
+	draft, err := h.preSend(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	return h.signer.Sign(ctx, *draft)
+}
+
+// preSend returns the draft that is to be signed; there is one unless there is an error.
+func (h *Hooked) preSend(ctx context.Context, d message.Draft) (*message.Draft, error) {
+	draft, err := h.hooks.preSend(ctx, d)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("send: hook: %w", err)
+	case draft == nil:
+		return nil, ErrDropped
+	}
+	return draft, nil
+}
+
+// SendAll is [Hooked.Send] for several drafts, which share a signature if the signer makes batches. They
+// are sent in their order, and one that fails does not keep the next ones back: errs[i] is what became
+// of drafts[i], and errs is nil if all is well.
+func (h *Hooked) SendAll(ctx context.Context, drafts []message.Draft) (errs []error) {
+	fail := func(i int, err error) {
+		if errs == nil {
+			errs = make([]error, len(drafts))
+		}
+		errs[i] = err
+	}
+	kept := make([]message.Draft, 0, len(drafts))
+	places := make([]int, 0, len(drafts))
+	for i, d := range drafts {
+		draft, err := h.preSend(ctx, d)
 		if err != nil {
-			return nil, err
+			fail(i, err)
+			continue
+		}
+		kept, places = append(kept, *draft), append(places, i)
+	}
+	signed, unsigned := h.signer.SignAll(ctx, kept)
+	for k, m := range signed {
+		if m == nil {
+			fail(places[k], unsigned[k])
+		} else if err := h.transport.Send(ctx, RouteOf(m), m.Raw()); err != nil {
+			fail(places[k], err)
+		}
+	}
+	return errs
+}
+
+// Receive returns the next message that passes verification and the hooks, and acknowledges it. It waits
+// until ctx ends (and returns its cause) or the transport is closed ([ErrClosed]).
+func (h *Hooked) Receive(ctx context.Context) (m *message.Message, err error) {
+	err = h.Deliver(ctx, func(_ context.Context, got *message.Message) error { m = got; return nil })
+	return m, err
+}
+
+// Deliver is [Hooked.Receive] for those who have to be sure of a message before it is acknowledged to the
+// transport: it hands the message to take, and acknowledges it when take has returned nil. An error of
+// take is returned, and leaves it to the transport to deliver the message again.
+func (h *Hooked) Deliver(ctx context.Context, take func(context.Context, *message.Message) error) error {
+	for {
+		m, frame, err := receive(ctx, h.transport, h.open, h.refused)
+		if err != nil {
+			return err
 		}
 		passed, err := h.hooks.postReceive(ctx, m)
 		if err != nil {
 			h.log.WarnContext(ctx, "hook failed, message dropped", "stage", StagePostReceive.String(), "error", err)
 			panics.LogStack(h.log, err)
+		}
+		if passed == nil || h.requests.answer(passed) {
+			frame.done()
 			continue
 		}
-		if passed != nil {
-			return passed, nil
+		if err := take(ctx, passed); err != nil {
+			return err
 		}
+		frame.done()
+		return nil
 	}
 }
 

@@ -23,6 +23,7 @@ var (
 	ErrNotStarted  = errors.New("transport is not started")
 	ErrUnreachable = errors.New("no such agent is attached")
 	ErrQueueFull   = errors.New("the recipient's queue is full")
+	ErrTooLarge    = errors.New("the frame is larger than the transport carries")
 )
 
 // WhenFull is the policy of a bounded queue: what happens to what arrives when there is no room.
@@ -76,6 +77,15 @@ func (e *SendError) Unwrap() error { return e.Err }
 // Frame is what arrives. The receiver owns Data.
 type Frame struct {
 	Data []byte
+	// Done, if not nil, acknowledges the frame to a transport that keeps it until then and delivers it
+	// again otherwise. Whoever receives the frame calls it once it was taken in or refused for good.
+	Done func()
+}
+
+func (f Frame) done() {
+	if f.Done != nil {
+		f.Done()
+	}
 }
 
 // Transport is one agent's connection to others. Implementations pass the suite of package
@@ -86,7 +96,8 @@ type Transport interface {
 	Start(ctx context.Context) error
 	// Send takes frame to the recipients of the route. It does not keep frame. A nil error means that
 	// the frame is on its way, not that it arrived; otherwise the error is a *SendError, which says
-	// what was not sent: ErrUnreachable, ErrQueueFull, ErrClosed, ErrNotStarted or ctx's cause.
+	// what was not sent: ErrUnreachable, ErrQueueFull, ErrTooLarge, ErrClosed, ErrNotStarted or ctx's
+	// cause.
 	Send(ctx context.Context, to Route, frame []byte) error
 	// Receive returns the next frame, in the order in which one sender sent them. It waits for one
 	// until ctx ends (and returns its cause) or the transport is closed (ErrClosed).
@@ -106,23 +117,30 @@ type Dropper interface {
 }
 
 // ReceiveVerified returns the next message that v accepts. Frames that it refuses are reported to drop,
-// if that is not nil, and skipped: they neither end nor delay the listener. The error is Receive's.
+// if that is not nil, and skipped: they neither end nor delay the listener. The error is Receive's. Every
+// frame is acknowledged at once; [Hooked.Deliver] can wait with it.
 func ReceiveVerified(ctx context.Context, t Transport, v *message.Verifier, drop func(context.Context, *message.Refusal)) (*message.Message, error) {
-	return receive(ctx, t, v.Verify, drop)
+	m, frame, err := receive(ctx, t, v.Verify, drop)
+	if err == nil {
+		frame.done()
+	}
+	return m, err
 }
 
-func receive(ctx context.Context, t Transport, open func([]byte) (*message.Message, error), drop func(context.Context, *message.Refusal)) (*message.Message, error) {
+// receive returns the next message that open accepts, and its frame, which is not acknowledged yet.
+func receive(ctx context.Context, t Transport, open func([]byte) (*message.Message, error), drop func(context.Context, *message.Refusal)) (*message.Message, Frame, error) {
 	for {
 		frame, err := t.Receive(ctx)
 		if err != nil {
-			return nil, err
+			return nil, Frame{}, err
 		}
 		m, err := open(frame.Data)
 		if err == nil {
-			return m, nil
+			return m, frame, nil
 		}
 		if refusal, ok := errors.AsType[*message.Refusal](err); ok && drop != nil {
 			drop(ctx, refusal)
 		}
+		frame.done()
 	}
 }

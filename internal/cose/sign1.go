@@ -1,6 +1,7 @@
 // Package cose encodes and decodes COSE_Sign1 (RFC 9052) in the one shape that Converge signs:
-// deterministic CBOR, EdDSA, an empty unprotected header, and a domain in external_aad that keeps one
-// kind of signed thing from passing as another.
+// deterministic CBOR, EdDSA, an unprotected header that is empty or holds one inclusion proof, and a
+// domain in external_aad that keeps one kind of signed thing from passing as another. The signature is
+// over the parts themselves, or over the root of a Merkle tree of which they are a leaf (RFC 9942).
 //
 // The reader is ours, not a library's, because it stands before authentication on the hot path: the
 // shape is fixed, so a strict reader needs no allocation and a fraction of the time of a general one.
@@ -25,6 +26,8 @@ const (
 	DomainDelegation Domain = "converge/delegation/v1"
 	DomainReceipt    Domain = "converge/receipt/v1"
 	DomainBallot     Domain = "converge/ballot/v1"
+	DomainHandshake  Domain = "converge/handshake/v1"
+	DomainBatch      Domain = "converge/batch/v1"
 )
 
 // Labels of the COSE header parameters that Converge uses (IANA registry "COSE Header Parameters").
@@ -46,17 +49,19 @@ const (
 	context = "Signature1"
 )
 
-// ErrUnprotected says that the unprotected header is not empty: nothing outside the signature counts.
-var ErrUnprotected = errors.New("cose: the unprotected header is not empty")
+// ErrUnprotected says that the unprotected header holds something other than one inclusion proof:
+// nothing else outside the signature counts.
+var ErrUnprotected = errors.New("cose: the unprotected header holds something other than an inclusion proof")
 
 // Sign1 holds the parts of a COSE_Sign1. Parts of a parsed one alias the input.
 type Sign1 struct {
 	Protected []byte // the encoded protected header, as it was signed
+	Proof     []byte // the encoded inclusion proof of a batch, or nil if the signature is this one's own
 	Payload   []byte
-	Signature []byte // 64 bytes
+	Signature []byte // 64 bytes: over these parts, or over the root of the batch
 }
 
-// Parse takes a tagged COSE_Sign1 apart without checking its signature. It accepts exactly one
+// Parse takes a tagged COSE_Sign1 apart without checking its signature or proof. It accepts exactly one
 // encoding of given parts, so flipping any bit changes a part or is an error.
 func Parse(raw []byte) (Sign1, error) {
 	r := NewReader(raw)
@@ -65,9 +70,7 @@ func Parse(raw []byte) (Sign1, error) {
 	}
 	var s Sign1
 	s.Protected = r.Bytes()
-	if r.Map() != 0 {
-		r.Fail(ErrUnprotected)
-	}
+	s.Proof = readUnprotected(&r)
 	s.Payload = r.Bytes()
 	s.Signature = r.Bytes()
 	if len(s.Signature) != ed25519.SignatureSize {
@@ -79,17 +82,46 @@ func Parse(raw []byte) (Sign1, error) {
 	return s, nil
 }
 
+// readUnprotected reads {} or {396: {-1: [proof]}}.
+func readUnprotected(r *Reader) (proof []byte) {
+	switch r.Map() {
+	case 0:
+		return nil
+	case 1:
+	default:
+		r.Fail(ErrUnprotected)
+		return nil
+	}
+	if r.Int() != LabelVDP || r.Map() != 1 || r.Int() != labelInclusion || r.Array() != 1 {
+		r.Fail(ErrUnprotected)
+	}
+	if proof = r.Bytes(); len(proof) == 0 {
+		r.Fail(ErrUnprotected)
+	}
+	return proof
+}
+
+func appendUnprotected(b, proof []byte) []byte {
+	if proof == nil {
+		return AppendMap(b, 0)
+	}
+	b = AppendInt(AppendMap(b, 1), LabelVDP)
+	b = AppendInt(AppendMap(b, 1), labelInclusion)
+	return AppendBytes(AppendArray(b, 1), proof)
+}
+
 // Append appends the encoding of s, which [Parse] reads back.
 func (s Sign1) Append(b []byte) []byte {
 	b = appendHead(b, majorTag, tagSign1)
 	b = AppendArray(b, 4)
 	b = AppendBytes(b, s.Protected)
-	b = AppendMap(b, 0)
+	b = appendUnprotected(b, s.Proof)
 	b = AppendBytes(b, s.Payload)
 	return AppendBytes(b, s.Signature)
 }
 
-// Overhead bounds what [Sign1.Append] adds to the protected header and the payload.
+// Overhead bounds what [Sign1.Append] adds to the protected header, the payload and, without its own
+// [ProofOverhead], the proof.
 const Overhead = 96
 
 // Signer makes raw Ed25519 signatures; an identity.Identity is one.
@@ -103,9 +135,9 @@ func Sign(key Signer, domain Domain, protected, payload []byte) Sign1 {
 }
 
 // Verify reports whether key made s under the domain. Nothing verifies under a key of another length
-// than Ed25519's.
+// than Ed25519's, and nothing that has a proof: its signature is over a root, see [VerifyRoot].
 func (s Sign1) Verify(key ed25519.PublicKey, domain Domain) bool {
-	if len(key) != ed25519.PublicKeySize {
+	if len(key) != ed25519.PublicKeySize || s.Proof != nil {
 		return false
 	}
 	var ok bool
@@ -114,10 +146,11 @@ func (s Sign1) Verify(key ed25519.PublicKey, domain Domain) bool {
 }
 
 // overSignedBytes calls use with the Sig_structure of s (RFC 9052, section 4.4), in a buffer that is
-// used again afterwards.
-func (s Sign1) overSignedBytes(domain Domain, use func([]byte)) {
+// used again afterwards. It follows the bytes of prefix.
+func (s Sign1) overSignedBytes(domain Domain, use func([]byte), prefix ...byte) {
 	buf := buffers.Get().(*[]byte)
-	b := AppendArray((*buf)[:0], 4)
+	b := append((*buf)[:0], prefix...)
+	b = AppendArray(b, 4)
 	b = AppendText(b, context)
 	b = AppendBytes(b, s.Protected)
 	b = appendHead(b, majorBytes, uint64(len(domain)))
