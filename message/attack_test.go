@@ -269,7 +269,8 @@ func TestOversizedFrameIsRefused(t *testing.T) {
 func TestSignatureOfOtherDomainIsRefused(t *testing.T) {
 	v := newVerifier(bob, newClock())
 	for _, domain := range []cose.Domain{
-		cose.DomainDescriptor, cose.DomainKeys, cose.DomainDelegation, cose.DomainReceipt, cose.DomainBallot, "",
+		cose.DomainDescriptor, cose.DomainKeys, cose.DomainDelegation, cose.DomainReceipt, cose.DomainBallot,
+		cose.DomainHandshake, cose.DomainBatch, "",
 	} {
 		e := newEnvelope(noon, direct(bob))
 		e.domain = domain

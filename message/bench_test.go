@@ -44,6 +44,49 @@ func BenchmarkVerify(b *testing.B) {
 	}
 }
 
+// BenchmarkSignBatch is the cost of one message of a batch of 256.
+func BenchmarkSignBatch(b *testing.B) {
+	s := newSigner(alice, newClock())
+	batch := make([]message.Draft, 256)
+	for i := range batch {
+		batch[i] = message.Draft{To: bob.ID(), Body: make([]byte, 256)}
+	}
+	b.ReportAllocs()
+	for i := 0; i < b.N; i += len(batch) {
+		if _, errs := s.SignAll(b.Context(), batch); errs != nil {
+			b.Fatal(errs)
+		}
+	}
+}
+
+// BenchmarkVerifyBatch is the cost of one message of batches of 256.
+func BenchmarkVerifyBatch(b *testing.B) {
+	c := newClock()
+	s := newSigner(alice, c)
+	var frames [][]byte
+	for range 16 {
+		batch := make([]message.Draft, 256)
+		for i := range batch {
+			batch[i] = message.Draft{To: bob.ID(), Body: make([]byte, 256)}
+		}
+		signed, _ := s.SignAll(b.Context(), batch)
+		for _, m := range signed {
+			frames = append(frames, m.Raw())
+		}
+	}
+	v, next := newVerifier(bob, c), 0
+	b.ReportAllocs()
+	for b.Loop() {
+		if next == len(frames) {
+			v, next = newVerifier(bob, c), 0
+		}
+		if _, err := v.Verify(frames[next]); err != nil {
+			b.Fatal(err)
+		}
+		next++
+	}
+}
+
 // BenchmarkVerifyForgedUnknownSender is what a stranger's frame costs. The bar is 2 µs.
 func BenchmarkVerifyForgedUnknownSender(b *testing.B) {
 	c := newClock()

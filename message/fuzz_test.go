@@ -42,6 +42,26 @@ func FuzzVerify(f *testing.F) {
 	})
 }
 
+// FuzzVerifyProof offers a message of a batch, whose root the receiver knows, with other proofs.
+func FuzzVerifyProof(f *testing.F) {
+	b := newBatch(numbered(6)...)
+	for i := range b.entries {
+		f.Add(proofOf(b.frame(i)))
+		f.Add(proofOf(b.withProof(3, 6, i, inclusionPath(3, b.entries))))
+		f.Add(proofOf(b.withProof(3, 4+i, 3, inclusionPath(3, b.entries))))
+	}
+	genuine := proofOf(b.frame(3))
+	clock := newClock()
+	f.Fuzz(func(t *testing.T, proof []byte) {
+		v := newVerifier(bob, clock)
+		accepts(t, v, b.frame(0), "a message by which the root is known")
+		raw := b.withUnprotected(3, labels{labelVDP: labels{-1: []any{proof}}})
+		if m, err := v.Verify(raw); (err == nil) != bytes.Equal(proof, genuine) {
+			t.Fatalf("with the proof %x: %v, %v", proof, m, err)
+		}
+	})
+}
+
 // FuzzVerifySignedHeader lets Alice sign arbitrary header bytes, so that the signature stops nothing: a
 // registered agent may be hostile, too.
 func FuzzVerifySignedHeader(f *testing.F) {
@@ -91,12 +111,17 @@ func expectOneEncoding(t *testing.T, m *message.Message, raw []byte) {
 	if err := strict.Unmarshal(s.Protected, &header); err != nil {
 		t.Fatalf("%x: %v", raw, err)
 	}
-	again := cose.Sign1{Protected: must(core.Marshal(header)), Payload: m.Body(), Signature: s.Signature}
-	if !bytes.Equal(again.Append(nil), raw) {
-		t.Fatalf("%x is encoded again as %x", raw, again.Append(nil))
-	}
+	unprotected := labels{}
 	fromFields := rebuild(m)
 	fromFields.header[labelKid] = header[uint64(labelKid)]
+	if s.Proof != nil {
+		unprotected[labelVDP] = labels{-1: []any{s.Proof}}
+		fromFields.header[labelVDS] = 1
+	}
+	again := append([]byte{0xd2}, must(core.Marshal([]any{must(core.Marshal(header)), unprotected, m.Body(), s.Signature}))...)
+	if !bytes.Equal(again, raw) {
+		t.Fatalf("%x is encoded again as %x", raw, again)
+	}
 	if onlyKnownLabels(t, s.Protected) && !bytes.Equal(fromFields.protected(), s.Protected) {
 		t.Fatalf("%x, and from its fields %x", s.Protected, fromFields.protected())
 	}

@@ -148,8 +148,8 @@ func (m *Message) Sequence() uint64 { return m.sequence }
 // Raw returns the signed bytes, which prove the message to others.
 func (m *Message) Raw() []byte { return m.raw }
 
-// Verified reports whether the message was made by a [Signer] or accepted by a [Verifier]. It is false
-// only for what [ParseUnsafe] returns.
+// Verified reports whether the message was signed by a [Signer] or accepted by a [Verifier]. It is false
+// for what [ParseUnsafe] returns and what was made in mode [UnsignedUnsafe].
 func (m *Message) Verified() bool { return m.verified }
 
 // WithBody returns a copy of the message with another body, for hooks that transform what arrives

@@ -166,7 +166,7 @@ func (s *Signer) stamp(m *Message, d *Draft) {
 		expires:     expires.Unix(),
 		session:     s.session,
 		sequence:    s.sequence.Add(1),
-		verified:    true,
+		verified:    s.mode != UnsignedUnsafe,
 	}
 	if m.contentType == "" {
 		m.contentType = DefaultContentType

@@ -117,6 +117,9 @@ func TestAcceptedVectors(t *testing.T) {
 		if got, want := must(json.Marshal(fieldsOf(m))), must(json.Marshal(v.Message)); !bytes.Equal(got, want) {
 			t.Errorf("%s:\n%s, not\n%s", v.Name, got, want)
 		}
+		if proofOf(unhex(t, v.Envelope)) != nil {
+			continue // the signature is the root's: see TestBatchSignatureIsACOSESign1
+		}
 		var sign1 veraison.Sign1Message
 		verifier := must(veraison.NewVerifier(veraison.AlgorithmEdDSA, alice.PublicKey()))
 		if err := sign1.UnmarshalCBOR(unhex(t, v.Envelope)); err != nil {
@@ -262,6 +265,9 @@ func acceptedVectors() []vector {
 		newVector("new session", edited(direct(bob), claim(claimSession, session(2)), claim(claimIssuedMillis, noon.UnixMilli()+1)).raw(),
 			before(edited(direct(bob)).raw())),
 	}
+	for _, place := range []struct{ size, index int }{{2, 0}, {2, 1}, {3, 2}, {5, 3}, {7, 6}, {8, 5}, {1024, 1000}} {
+		vectors = append(vectors, newVector(fmt.Sprintf("batch of %d, index %d", place.size, place.index), newBatch(numbered(place.size)...).frame(place.index)))
+	}
 	for i, v := range vectors {
 		m := must(message.ParseUnsafe(must(hex.DecodeString(v.Envelope))))
 		vectors[i].Message = fieldsOf(m)
@@ -276,6 +282,16 @@ func refusedVectors() []vector {
 	claimsAt := bytes.Index(protected, []byte{byte(labelClaims), 0xa7})
 	frame := func(items ...[]byte) []byte { return slices.Concat(append([][]byte{{0xd2, 0x84}}, items...)...) }
 	encode := func(v any) []byte { return must(core.Marshal(v)) }
+
+	b := newBatch(numbered(5)...)
+	path := inclusionPath(3, b.entries)
+	another := newBatch(numbered(4)...)
+	borrowed := *b
+	borrowed.signature = another.signature
+	ofSize4 := *b
+	ofSize4.signature = signRoot(alice, idBytes(alice), 4, treeHash(b.entries), "converge/batch/v1")
+	asMessage := *b
+	asMessage.signature = signRoot(alice, idBytes(alice), 5, treeHash(b.entries), "converge/message/v1")
 
 	var sessions [][]byte
 	for n := range 16 {
@@ -321,11 +337,22 @@ func refusedVectors() []vector {
 			newVector("claim: in reply to zeros", edited(direct(bob), claim(claimInReplyTo, make([]byte, 16))).raw()),
 			newVector("audience: array of one", edited(topicAudience("orders.created")).raw()),
 			newVector("audience: 17 topics", edited(numberedTopics(17)).raw()),
+			newVector("batch: no proof", b.withUnprotected(3, labels{})),
+			newVector("batch: proof where the header says none", slices.Concat([]byte{0xd2}, encode([]any{parts.Protected, labels{labelVDP: labels{-1: []any{encode([]any{5, 3, path})}}}, parts.Payload, parts.Signature}))),
+			newVector("batch: two proofs", b.withUnprotected(3, labels{labelVDP: labels{-1: []any{encode([]any{5, 3, path}), encode([]any{5, 3, path})}}})),
+			newVector("batch: another unprotected header beside the proof", b.withUnprotected(3, labels{labelKid: idBytes(alice), labelVDP: labels{-1: []any{encode([]any{5, 3, path})}}})),
+			newVector("batch: tree of 1", newBatch(numbered(1)...).frame(0)),
+			newVector("batch: tree of 1,025", b.withProof(3, 1025, 3, path)),
+			newVector("batch: index beyond the tree", b.withProof(3, 5, 5, path)),
+			newVector("batch: path too short", b.withProof(3, 5, 3, path[:2])),
+			newVector("batch: path too long", b.withProof(3, 5, 3, append(slices.Clone(path), path[0]))),
+			newVector("batch: step of 31 bytes", b.withProof(3, 5, 3, [][]byte{path[0][:31], path[1], path[2]})),
 		}},
 		{message.ErrUnsupported, []vector{
 			newVector("algorithm ES256", edited(direct(bob), head(labelAlg, -7)).raw()),
 			newVector("algorithm Ed25519 of RFC 9864", edited(direct(bob), head(labelAlg, -19)).raw(), comment("suite 1 says EdDSA")),
 			newVector("another typ", edited(direct(bob), head(labelTyp, "application/converge-descriptor")).raw()),
+			newVector("another verifiable data structure", edited(direct(bob), head(labelVDS, 2)).raw()),
 			newVector("critical header", edited(direct(bob), head(labelCrit, []int{-70000}), head(-70000, 1)).raw()),
 		}},
 		{message.ErrUnknownSender, []vector{
@@ -357,6 +384,12 @@ func refusedVectors() []vector {
 			newVector("body changed", cose.Sign1{Protected: parts.Protected, Payload: append(slices.Clone(parts.Payload), ' '), Signature: parts.Signature}.Append(nil)),
 			newVector("header changed", cose.Sign1{Protected: edited(direct(bob), claim(claimSequence, 2)).protected(), Payload: parts.Payload, Signature: parts.Signature}.Append(nil)),
 			newVector("signature with S + L", withScalarPlusOrder(raw), comment("RFC 8032, section 5.1.7: S has to be less than L")),
+			newVector("batch: another index", b.withProof(3, 5, 2, path)),
+			newVector("batch: another size", b.withProof(3, 6, 3, path), comment("the path would fit: the size is signed")),
+			newVector("batch: another message's path", b.withProof(3, 5, 2, inclusionPath(2, b.entries))),
+			newVector("batch: another batch's signature", borrowed.frame(3)),
+			newVector("batch: root signed for another size", ofSize4.frame(3)),
+			newVector("batch: root signed as a message", asMessage.frame(3)),
 			newVector("signature of zeros", cose.Sign1{Protected: parts.Protected, Payload: parts.Payload, Signature: make([]byte, 64)}.Append(nil)),
 		}},
 		{message.ErrReplayed, []vector{

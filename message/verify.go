@@ -195,13 +195,11 @@ func (v *Verifier) signature(e *envelope, key ed25519.PublicKey) (Reason, error)
 
 // audience returns whom the message is for, if that includes this agent.
 func (v *Verifier) audience(e *envelope) (audience, Reason) {
-	if e.audiences == 1 {
-		switch string(e.audience[0]) {
-		case v.direct:
-			return audience{network: v.network, to: v.self}, 0
-		case v.network:
-			return audience{network: v.network}, 0
-		}
+	switch { // compared in place: a string of its own would be an allocation
+	case e.audiences == 1 && string(e.audience[0]) == v.direct:
+		return audience{network: v.network, to: v.self}, 0
+	case e.audiences == 1 && string(e.audience[0]) == v.network:
+		return audience{network: v.network}, 0
 	}
 	a := audience{network: v.network}
 	if e.readTopics(&a) != nil || !v.subscribed(a.topics) {

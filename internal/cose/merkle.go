@@ -39,8 +39,11 @@ var (
 
 // Leaf returns the hash of s as a leaf: the Sig_structure that a single signature would cover is the
 // tree's entry (RFC 9162, section 2.1.1).
-func (s Sign1) Leaf(domain Domain) (h Hash) {
-	s.overSignedBytes(domain, func(tbs []byte) { h = sha256.Sum256(tbs) }, leafPrefix)
+func (s Sign1) Leaf(domain Domain) Hash {
+	buf := getBuffer()
+	entry := s.appendSigned(append((*buf)[:0], leafPrefix), domain)
+	h := sha256.Sum256(entry)
+	putBuffer(buf, entry)
 	return h
 }
 

@@ -130,7 +130,10 @@ type Signer interface{ Sign(message []byte) []byte }
 // Sign returns a Sign1 of payload under the domain.
 func Sign(key Signer, domain Domain, protected, payload []byte) Sign1 {
 	s := Sign1{Protected: protected, Payload: payload}
-	s.overSignedBytes(domain, func(tbs []byte) { s.Signature = key.Sign(tbs) })
+	buf := getBuffer()
+	tbs := s.appendSigned((*buf)[:0], domain)
+	s.Signature = key.Sign(tbs)
+	putBuffer(buf, tbs)
 	return s
 }
 
@@ -140,30 +143,34 @@ func (s Sign1) Verify(key ed25519.PublicKey, domain Domain) bool {
 	if len(key) != ed25519.PublicKeySize || s.Proof != nil {
 		return false
 	}
-	var ok bool
-	s.overSignedBytes(domain, func(tbs []byte) { ok = ed25519.Verify(key, tbs, s.Signature) })
+	buf := getBuffer()
+	tbs := s.appendSigned((*buf)[:0], domain)
+	ok := ed25519.Verify(key, tbs, s.Signature)
+	putBuffer(buf, tbs)
 	return ok
 }
 
-// overSignedBytes calls use with the Sig_structure of s (RFC 9052, section 4.4), in a buffer that is
-// used again afterwards. It follows the bytes of prefix.
-func (s Sign1) overSignedBytes(domain Domain, use func([]byte), prefix ...byte) {
-	buf := buffers.Get().(*[]byte)
-	b := append((*buf)[:0], prefix...)
+// appendSigned appends the Sig_structure of s (RFC 9052, section 4.4): what is signed, or is a leaf.
+func (s Sign1) appendSigned(b []byte, domain Domain) []byte {
 	b = AppendArray(b, 4)
 	b = AppendText(b, context)
 	b = AppendBytes(b, s.Protected)
 	b = appendHead(b, majorBytes, uint64(len(domain)))
 	b = append(b, domain...)
-	b = AppendBytes(b, s.Payload)
-	use(b)
+	return AppendBytes(b, s.Payload)
+}
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 1024); return &b }}
+
+func getBuffer() *[]byte { return buffers.Get().(*[]byte) }
+
+// maxPooledBuffer keeps a single huge message from pinning its buffer.
+const maxPooledBuffer = 64 << 10
+
+// putBuffer gives back a buffer that may have grown into b.
+func putBuffer(buf *[]byte, b []byte) {
 	if cap(b) <= maxPooledBuffer {
 		*buf = b
 		buffers.Put(buf)
 	}
 }
-
-// maxPooledBuffer keeps a single huge message from pinning its buffer.
-const maxPooledBuffer = 64 << 10
-
-var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 1024); return &b }}
