@@ -19,6 +19,7 @@ import (
 // Packages observe turns it into metrics.
 type Stats struct {
 	Signed    uint64              // messages signed
+	Batches   uint64              // signatures that several of them share
 	Verified  uint64              // frames that passed verification
 	Refused   map[string]uint64   // frames that did not, by message.Reason
 	Lost      uint64              // frames that the transport's queue dropped
@@ -59,6 +60,7 @@ func (r *Runtime) Stats() Stats {
 	x := r.executor.stats()
 	s := Stats{
 		Signed:    r.signer.Signed(),
+		Batches:   r.signer.Batches(),
 		Verified:  r.verifier.Verified(),
 		Refused:   r.verifier.Refused(),
 		Hooks:     r.hooked.Stats(),

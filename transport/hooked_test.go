@@ -18,47 +18,77 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// side is one of two agents that know each other.
+// side is one of the agents, which know each other.
 type side struct {
 	id        *identity.Identity
 	transport transport.Transport
+	signer    *message.Signer
+	verifier  *message.Verifier
 	*transport.Hooked
 }
 
-// pair returns alice, who has the hooks, and bob, who has none. Both know each other.
-func pair(t *testing.T, c transport.HookedConfig) (alice, bob side) {
+// stage is where agents meet.
+type stage struct {
+	network  *local.Network
+	registry *identity.Registry
+}
+
+func newStage(t *testing.T) stage {
 	t.Helper()
 	network, err := local.New(local.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	registry := identity.NewRegistry(0)
-	join := func(c transport.HookedConfig) side {
-		id, err := identity.Generate()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := registry.Register(id.ID(), id.PublicKey()); err != nil {
-			t.Fatal(err)
-		}
-		c.Transport = network.Endpoint(id.ID())
-		if c.Signer, err = message.NewSigner(message.SignerConfig{Identity: id, Network: "test"}); err != nil {
-			t.Fatal(err)
-		}
-		if c.Verifier, err = message.NewVerifier(message.VerifierConfig{Self: id.ID(), Network: "test", Keys: registry}); err != nil {
-			t.Fatal(err)
-		}
-		hooked, err := transport.NewHooked(c)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := c.Transport.Start(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { c.Transport.Close() })
-		return side{id, c.Transport, hooked}
+	return stage{network, identity.NewRegistry(0)}
+}
+
+func (s stage) join(t *testing.T, c transport.HookedConfig) side {
+	t.Helper()
+	id, err := identity.Generate()
+	if err != nil {
+		t.Fatal(err)
 	}
-	return join(c), join(transport.HookedConfig{})
+	if err := s.registry.Register(id.ID(), id.PublicKey()); err != nil {
+		t.Fatal(err)
+	}
+	c.Transport = s.network.Endpoint(id.ID())
+	if c.Signer, err = message.NewSigner(message.SignerConfig{Identity: id, Network: "test"}); err != nil {
+		t.Fatal(err)
+	}
+	if c.Verifier, err = message.NewVerifier(message.VerifierConfig{Self: id.ID(), Network: "test", Keys: s.registry}); err != nil {
+		t.Fatal(err)
+	}
+	hooked, err := transport.NewHooked(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Transport.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Transport.Close() })
+	return side{id, c.Transport, c.Signer, c.Verifier, hooked}
+}
+
+// pair returns alice, who has the hooks, and bob, who has none.
+func pair(t *testing.T, c transport.HookedConfig) (alice, bob side) {
+	t.Helper()
+	s := newStage(t)
+	return s.join(t, c), s.join(t, transport.HookedConfig{})
+}
+
+func trio(t *testing.T) (alice, bob, carol side) {
+	t.Helper()
+	s := newStage(t)
+	return s.join(t, transport.HookedConfig{}), s.join(t, transport.HookedConfig{}), s.join(t, transport.HookedConfig{})
+}
+
+func strangerID(t *testing.T) identity.ID {
+	t.Helper()
+	id, err := identity.Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id.ID()
 }
 
 func (s side) say(t *testing.T, to side, body string) {
