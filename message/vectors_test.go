@@ -170,6 +170,21 @@ func TestVectorsAreFrozen(t *testing.T) {
 	}
 }
 
+// TestWorkedExampleOfTheFormatIsAVector reads the hexadecimal column of the example in docs/wire.md.
+func TestWorkedExampleOfTheFormatIsAVector(t *testing.T) {
+	_, after, _ := strings.Cut(string(must(os.ReadFile("../docs/wire.md"))), "```hex\n")
+	example, _, _ := strings.Cut(after, "```")
+	var text string
+	for line := range strings.Lines(example) {
+		text += strings.Fields(line)[0]
+	}
+	vectors := readVectors(t, "accepted.json")
+	i := slices.IndexFunc(vectors, func(v vector) bool { return v.Name == "batch of 2, index 1" })
+	if i < 0 || vectors[i].Envelope != text {
+		t.Errorf("docs/wire.md shows\n%s, which is not the vector", text)
+	}
+}
+
 func readVectors(t *testing.T, file string) []vector {
 	t.Helper()
 	decoder := json.NewDecoder(bytes.NewReader(must(os.ReadFile(filepath.Join(vectorFolder, file)))))
