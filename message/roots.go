@@ -17,43 +17,43 @@ const (
 	maxRootSenders = 1024
 )
 
-// signedRoot is a root whose signature has been verified: a key, a tree and a signature that belong
-// together.
-type signedRoot struct {
-	key       [ed25519.PublicKeySize]byte
-	root      cose.Root
-	signature [ed25519.SignatureSize]byte
-}
-
-// rootCache remembers verified roots, so that one signature is verified once for all messages under it.
-// Only roots whose signature is valid come in, so strangers cannot fill it.
+// rootCache remembers roots whose signatures were verified, so that one signature is verified once for
+// all messages under it. Only those come in, so strangers cannot fill it. It saves work and decides
+// nothing: what it says is what verifying again would say.
 type rootCache struct {
 	mu    sync.Mutex
 	known map[identity.ID]*knownRoots
 }
 
+// knownRoots are the last roots of one sender.
 type knownRoots struct {
-	roots [rootsEach]signedRoot // a ring
+	roots []verifiedRoot // up to rootsEach, then a ring
 	next  int
 }
 
-// verify reports whether the key of sender signed the root.
-func (c *rootCache) verify(sender identity.ID, key ed25519.PublicKey, root cose.Root, signature []byte) bool {
-	r := signedRoot{root: root}
-	if copy(r.key[:], key) != len(r.key) || copy(r.signature[:], signature) != len(r.signature) {
-		return false
-	}
-	if c.has(sender, &r) {
+// verifiedRoot is a signature that a key made over a root, and the way to that root from the leaf that came
+// last, by which the next one is the quicker to place.
+type verifiedRoot struct {
+	key       [ed25519.PublicKeySize]byte
+	signature [ed25519.SignatureSize]byte
+	branch    cose.Branch
+}
+
+// verify reports whether the key of sender signed the root to which proof leads from leaf.
+func (c *rootCache) verify(sender identity.ID, key ed25519.PublicKey, proof *cose.Proof, leaf cose.Hash, signature []byte) bool {
+	if c.has(sender, key, proof, leaf, signature) {
 		return true
 	}
-	if !cose.VerifyRoot(key, sender[:], root, signature) {
+	branch := cose.Climb(proof, leaf)
+	if len(key) != ed25519.PublicKeySize || !cose.VerifyRoot(key, sender[:], branch.Root(), signature) {
 		return false
 	}
-	c.add(sender, r)
+	c.add(sender, verifiedRoot{[ed25519.PublicKeySize]byte(key), [ed25519.SignatureSize]byte(signature), branch})
 	return true
 }
 
-func (c *rootCache) has(sender identity.ID, r *signedRoot) bool {
+// has is verify for signatures that were verified before.
+func (c *rootCache) has(sender identity.ID, key ed25519.PublicKey, proof *cose.Proof, leaf cose.Hash, signature []byte) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	known := c.known[sender]
@@ -61,14 +61,15 @@ func (c *rootCache) has(sender identity.ID, r *signedRoot) bool {
 		return false
 	}
 	for i := range known.roots {
-		if known.roots[i] == *r {
+		r := &known.roots[i]
+		if string(signature) == string(r.signature[:]) && string(key) == string(r.key[:]) && r.branch.Join(proof, leaf) {
 			return true
 		}
 	}
 	return false
 }
 
-func (c *rootCache) add(sender identity.ID, r signedRoot) {
+func (c *rootCache) add(sender identity.ID, r verifiedRoot) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	known := c.known[sender]
@@ -76,6 +77,10 @@ func (c *rootCache) add(sender identity.ID, r signedRoot) {
 		c.makeRoom()
 		known = &knownRoots{}
 		c.known[sender] = known
+	}
+	if len(known.roots) < rootsEach {
+		known.roots = append(known.roots, r)
+		return
 	}
 	known.roots[known.next] = r
 	known.next = (known.next + 1) % rootsEach

@@ -183,11 +183,11 @@ func (v *Verifier) signature(e *envelope, key ed25519.PublicKey) (Reason, error)
 		}
 		return 0, nil
 	}
-	root, err := cose.RootOf(e.sign1.Proof, e.sign1.Leaf(cose.DomainMessage))
+	proof, err := cose.ParseProof(e.sign1.Proof)
 	if err != nil {
 		return ErrMalformed, err
 	}
-	if !v.roots.verify(e.sender, key, root, e.sign1.Signature) {
+	if !v.roots.verify(e.sender, key, &proof, e.sign1.Leaf(cose.DomainMessage), e.sign1.Signature) {
 		return ErrBadSignature, nil
 	}
 	return 0, nil

@@ -116,45 +116,136 @@ type Root struct {
 	Size int
 }
 
-// RootOf returns the root of the tree in which an encoded inclusion proof places a leaf (RFC 9162,
-// section 2.1.3.2). It accepts one encoding of one proof only and allocates nothing.
-func RootOf(proof []byte, leaf Hash) (Root, error) {
-	r := NewReader(proof)
+// Proof is a decoded inclusion proof. Its hashes alias the input.
+type Proof struct {
+	place
+	path [maxPath][]byte // by level; nil where the node has no sibling
+}
+
+// place is where a leaf is.
+type place struct{ size, index int }
+
+// ParseProof reads an inclusion proof. It accepts one encoding of one proof only, and a path that is as
+// long as size and index say, and allocates nothing.
+func ParseProof(raw []byte) (p Proof, err error) {
+	r := NewReader(raw)
 	if r.Array() != 3 {
 		r.Fail(ErrProof)
 	}
 	size, index := r.Uint(), r.Uint()
-	steps := r.Array()
-	if size < 2 || size > MaxTree || index >= size || steps > maxPath {
+	if size < 2 || size > MaxTree || index >= size {
 		r.Fail(ErrProof)
+		return p, r.End()
 	}
-	at, last := index, size-1 // both are shifted as the path climbs
-	hash := leaf
-	for range steps {
-		step := r.Bytes()
-		if len(step) != sha256.Size || last == 0 {
+	p.size, p.index = int(size), int(index)
+	steps := r.Array()
+	for level := range p.levels() {
+		if !p.hasSibling(level) {
+			continue
+		}
+		steps--
+		if p.path[level] = r.Bytes(); len(p.path[level]) != sha256.Size {
 			r.Fail(ErrPath)
-			break
+			return p, r.End()
 		}
-		sibling := Hash(step)
-		if at&1 == 1 || at == last {
-			hash = parent(&sibling, &hash)
-			if at&1 == 0 {
-				skipped := bits.TrailingZeros64(at) // not 0: at is last
-				at, last = at>>skipped, last>>skipped
-			}
-		} else {
-			hash = parent(&hash, &sibling)
-		}
-		at, last = at>>1, last>>1
 	}
-	if last != 0 {
+	if steps != 0 {
 		r.Fail(ErrPath)
 	}
-	if err := r.End(); err != nil {
-		return Root{}, err
+	return p, r.End()
+}
+
+// levels returns how many levels lie below the root.
+func (p place) levels() int { return bits.Len(uint(p.size - 1)) }
+
+// hasSibling reports whether the node on the way has a sibling on a level; the last of an odd number has
+// none and is, unchanged, the last node of the next level.
+func (p place) hasSibling(level int) bool {
+	last := (p.size - 1) >> level
+	return p.index>>level^1 <= last
+}
+
+// up returns the node above one on the way, and its sibling on the way.
+func (p *Proof) up(level int, node *Hash) (above, sibling Hash) {
+	if p.path[level] == nil {
+		return *node, Hash{}
 	}
-	return Root{Hash: hash, Size: int(size)}, nil
+	sibling = Hash(p.path[level])
+	if p.index>>level&1 == 1 {
+		return parent(&sibling, node), sibling
+	}
+	return parent(node, &sibling), sibling
+}
+
+// Branch is the way from one leaf of a tree up to its root: the nodes on it, and their siblings.
+type Branch struct {
+	place
+	own     [maxPath + 1]Hash
+	sibling [maxPath]Hash
+}
+
+// Climb returns the branch on which a proof places a leaf (RFC 9162, section 2.1.3.2).
+func Climb(p *Proof, leaf Hash) (b Branch) {
+	b.place, b.own[0] = p.place, leaf
+	for level := range p.levels() {
+		b.own[level+1], b.sibling[level] = p.up(level, &b.own[level])
+	}
+	return b
+}
+
+// Root returns the branch's root.
+func (b *Branch) Root() Root { return Root{Hash: b.own[b.levels()], Size: b.size} }
+
+// Join reports whether [Climb] would lead to the same root from another leaf, and if so makes b that
+// leaf's branch. It is cheap for leaves near the last one: it climbs only to where the ways meet, and
+// compares what is above. If it reports false, b is as before.
+func (b *Branch) Join(p *Proof, leaf Hash) bool {
+	if p.size != b.size {
+		return false
+	}
+	var own [maxPath + 1]Hash
+	var sibling [maxPath]Hash
+	own[0] = leaf
+	level := 0
+	for ; p.index>>level != b.index>>level; level++ {
+		if p.index>>level == b.index>>level^1 {
+			return b.joinSibling(p, level, &own, &sibling)
+		}
+		own[level+1], sibling[level] = p.up(level, &own[level])
+	}
+	if own[level] != b.own[level] || !b.agreesAbove(p, level) {
+		return false
+	}
+	b.follow(p, level, &own, &sibling)
+	return true
+}
+
+// joinSibling is Join where the way of p arrives at the sibling of a node of b: each has to be what the
+// other's way says.
+func (b *Branch) joinSibling(p *Proof, level int, own *[maxPath + 1]Hash, sibling *[maxPath]Hash) bool {
+	if own[level] != b.sibling[level] || string(p.path[level]) != string(b.own[level][:]) || !b.agreesAbove(p, level+1) {
+		return false
+	}
+	sibling[level] = b.own[level]
+	b.follow(p, level+1, own, sibling)
+	return true
+}
+
+// agreesAbove reports whether p names, from a level on, the siblings of b.
+func (b *Branch) agreesAbove(p *Proof, level int) bool {
+	for ; level < p.levels(); level++ {
+		if p.path[level] != nil && string(p.path[level]) != string(b.sibling[level][:]) {
+			return false
+		}
+	}
+	return true
+}
+
+// follow makes b the branch of p, which differs below a level.
+func (b *Branch) follow(p *Proof, level int, own *[maxPath + 1]Hash, sibling *[maxPath]Hash) {
+	b.index = p.index
+	copy(b.own[:level], own[:level])
+	copy(b.sibling[:level], sibling[:level])
 }
 
 // SignRoot signs the root of a batch for the key named kid.
