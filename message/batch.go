@@ -74,7 +74,7 @@ func (s *Signer) joinGroup(m *Message) error {
 	for i, t := range taken {
 		batch[i] = t.m
 	}
-	s.signBatch(batch)
+	s.signBatch(batch, &workspace{})
 	s.group.leave()
 	for _, t := range taken {
 		if t != w {
@@ -118,25 +118,28 @@ func (s *Signer) signAlone(m *Message) error {
 
 // signBatch makes one signature for all of the batch, each of which can be batched, and for each message
 // the proof that it is under it.
-func (s *Signer) signBatch(batch []*Message) {
-	if len(batch) == 1 {
+func (s *Signer) signBatch(batch []*Message, w *workspace) {
+	switch len(batch) {
+	case 0:
+		return
+	case 1:
 		_ = s.signAlone(batch[0]) // what fits with a proof fits without
 		return
 	}
-	headers := make([][]byte, len(batch))
-	leaves := make([]cose.Hash, len(batch))
-	var memory slab
-	for i, m := range batch {
-		headers[i] = memory.keep(appendHeader(memory.room(fixedHeader+len(m.contentType)+len(m.taskID)+len(m.trace)), m, true))
-		leaves[i] = cose.Sign1{Protected: headers[i], Payload: m.body}.Leaf(cose.DomainMessage)
+	for _, m := range batch {
+		start := len(w.headers)
+		w.headers = appendHeader(w.headers, m, true)
+		w.ends = append(w.ends, len(w.headers))
+		w.leaves = append(w.leaves, cose.Sign1{Protected: w.headers[start:], Payload: m.body}.Leaf(cose.DomainMessage))
 	}
-	tree := cose.NewTree(leaves)
-	signature := cose.SignRoot(s.identity, batch[0].sender[:], tree.Root())
-	proof := make([]byte, 0, cose.ProofOverhead)
+	w.tree.Build(w.leaves)
+	sign1 := cose.Sign1{Signature: cose.SignRoot(s.identity, batch[0].sender[:], w.tree.Root())}
+	start := 0
 	for i, m := range batch {
-		proof = tree.AppendProof(proof[:0], i)
-		sign1 := cose.Sign1{Protected: headers[i], Proof: proof, Payload: m.body, Signature: signature}
-		m.setRaw(memory.keep(sign1.Append(memory.room(len(headers[i]) + len(proof) + len(m.body) + cose.Overhead))))
+		w.proof = w.tree.AppendProof(w.proof[:0], i)
+		sign1.Protected, sign1.Proof, sign1.Payload = w.headers[start:w.ends[i]], w.proof, m.body
+		start = w.ends[i]
+		m.setRaw(w.frames.keep(sign1.Append(w.frames.room(len(sign1.Protected) + len(w.proof) + len(m.body) + cose.Overhead))))
 	}
 	s.signed.Add(uint64(len(batch)))
 	s.batches.Inc()
@@ -149,24 +152,64 @@ func (m *Message) setRaw(raw []byte) {
 	m.body = raw[end-len(m.body) : end : end]
 }
 
-// slab allocates the buffers of a batch in few pieces. A message that is kept keeps its piece alive, so
-// pieces are small.
-type slab struct{ free []byte }
+// workspace is what signing a batch needs, messages and their bytes included.
+type workspace struct {
+	messages []Message
+	batch    []*Message // those of messages that share a signature
+	headers  []byte     // one after the other
+	ends     []int      // of the headers
+	leaves   []cose.Hash
+	tree     cose.Tree
+	proof    []byte
+	frames   slab
+}
 
-const slabSize = 16 << 10
+// reset makes the workspace ready for another batch, and forgets what drafts brought.
+func (w *workspace) reset() {
+	clear(w.messages)
+	clear(w.batch)
+	w.messages, w.batch, w.headers, w.ends, w.leaves = w.messages[:0], w.batch[:0], w.headers[:0], w.ends[:0], w.leaves[:0]
+	w.frames.reset()
+}
+
+// workspaces are used again where messages do not outlive their batch.
+var workspaces = sync.Pool{New: func() any { return &workspace{frames: slab{growing: true}} }}
+
+// slab allocates the frames of a batch in few pieces. Pieces are small, since a message that is kept keeps
+// its piece alive; those of a slab that is used again grow until one is enough.
+type slab struct {
+	piece, free []byte
+	growing     bool
+}
+
+const (
+	slabSize    = 16 << 10
+	maxSlabSize = 1 << 20 // of a piece that is used again
+)
 
 // room returns an empty buffer of at least n bytes.
 func (s *slab) room(n int) []byte {
 	if n > cap(s.free) {
-		s.free = make([]byte, 0, max(n, slabSize))
+		size := slabSize
+		if s.growing {
+			size = max(size, min(2*cap(s.piece), maxSlabSize))
+		}
+		s.piece = make([]byte, 0, max(n, size))
+		s.free = s.piece
 	}
 	return s.free[:0]
 }
 
 // keep takes what was written into the buffer of the last room out of the slab.
 func (s *slab) keep(b []byte) []byte {
-	if cap(b) == cap(s.free) {
-		s.free = s.free[len(b):len(b):cap(s.free)]
-	}
+	s.free = s.free[len(b):len(b):cap(s.free)]
 	return b[:len(b):len(b)]
+}
+
+// reset makes the last piece free again.
+func (s *slab) reset() {
+	if cap(s.piece) > maxSlabSize {
+		s.piece = nil
+	}
+	s.free = s.piece
 }

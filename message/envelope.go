@@ -288,9 +288,17 @@ func (e *envelope) message(raw []byte, a audience, verified bool) *Message {
 	}
 }
 
+// internContentType is string(b), without an allocation for the usual ones.
 func internContentType(b []byte) string {
-	if string(b) == DefaultContentType {
+	switch string(b) {
+	case DefaultContentType:
 		return DefaultContentType
+	case "application/octet-stream":
+		return "application/octet-stream"
+	case "application/cbor":
+		return "application/cbor"
+	case "text/plain":
+		return "text/plain"
 	}
 	return string(b)
 }
@@ -306,22 +314,23 @@ type audience struct {
 func (a audience) append(b []byte) []byte {
 	switch {
 	case !a.to.IsZero():
-		return cose.AppendText(b, directAudience(a.network, a.to))
+		b = cose.AppendTextHead(b, len(a.network)+len(agentInfix)+2*identity.IDSize)
+		return appendDirect(b, a.network, a.to)
 	case len(a.topics) == 0:
 		return cose.AppendText(b, a.network)
 	case len(a.topics) > 1: // one is encoded without an array
 		b = cose.AppendArray(b, len(a.topics))
 	}
 	for _, t := range a.topics {
-		b = cose.AppendText(b, a.network+topicInfix+t.text)
+		b = cose.AppendTextHead(b, len(a.network)+len(topicInfix)+len(t.text))
+		b = append(append(append(b, a.network...), topicInfix...), t.text...)
 	}
 	return b
 }
 
-func directAudience(network string, to identity.ID) string {
-	b := make([]byte, 0, len(network)+len(agentInfix)+2*identity.IDSize)
+func appendDirect(b []byte, network string, to identity.ID) []byte {
 	b = append(append(b, network...), agentInfix...)
-	return string(hex.AppendEncode(b, to[:]))
+	return hex.AppendEncode(b, to[:])
 }
 
 var errAudience = errors.New("the audience is none of: a network, one agent of it, topics of it")

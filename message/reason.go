@@ -23,6 +23,7 @@ const (
 	ErrReplayed                          // accepted before, or too far behind to know
 	ErrStaleSession                      // the first message of a session that is older than what was seen last
 	ErrTooManySessions                   // the sender, or the agent's table of senders, is at its bound
+	ErrNoMarks                           // the replay marks are not open, or cannot be written; it may pass later
 	reasonCount
 )
 
@@ -38,6 +39,7 @@ var reasonNames = [reasonCount]string{
 	ErrReplayed:        "replayed",
 	ErrStaleSession:    "stale_session",
 	ErrTooManySessions: "too_many_sessions",
+	ErrNoMarks:         "marks_unavailable",
 }
 
 // String returns the reason's label: lower case with underscores.

@@ -1,6 +1,8 @@
 package message
 
 import (
+	"cmp"
+	"slices"
 	"sync"
 	"time"
 
@@ -76,14 +78,17 @@ func (s *senderState) find(number uint64) *session {
 // senders, each with at most maxSessions sessions. It forgets a session only when its messages are too
 // old to pass the freshness check, and then remembers a floor: a session whose window begins later, and
 // be it the same one again, takes nothing that was issued below. So even a clock that is set back brings
-// no old message to life. The first floor is the moment at which the guard was made.
+// no old message to life. The first floor is the moment at which the guard was made, or what marks say.
 type replayGuard struct {
+	marks *Marks // nil if what was accepted is forgotten when the process ends
+
 	mu         sync.Mutex
 	senders    map[identity.ID]*senderState
 	maxSenders int
 	lifetime   int64 // milliseconds after its issue during which a message can be fresh
 	floor      int64 // milliseconds: what an unknown sender issued earlier is not taken
 	nextSweep  int64
+	sealed     bool // nothing is accepted: the marks are not open
 }
 
 func newReplayGuard(start time.Time, lifetime time.Duration, maxSenders int) replayGuard {
@@ -103,7 +108,13 @@ func (g *replayGuard) check(e *envelope) Reason {
 }
 
 // accept is check and, if e may be accepted, remembers it. Only frames with a valid signature come here.
+// With marks it may wait until they are written.
 func (g *replayGuard) accept(e *envelope, now int64) Reason {
+	if g.marks != nil {
+		if reason := g.marks.cover(e.sender, e.issued, now); reason != 0 {
+			return reason
+		}
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if reason := g.refusal(e); reason != 0 {
@@ -133,6 +144,9 @@ func (g *replayGuard) accept(e *envelope, now int64) Reason {
 }
 
 func (g *replayGuard) refusal(e *envelope) Reason {
+	if g.sealed {
+		return ErrNoMarks
+	}
 	state := g.senders[e.sender]
 	if state == nil {
 		if e.issued < g.floor {
@@ -186,3 +200,48 @@ func (g *replayGuard) makeRoom(now int64) bool {
 	}
 	return len(g.senders) < g.maxSenders
 }
+
+// seal ends acceptance, and returns the senders whose messages can still be fresh, those heard last
+// first. What any other sender may have had accepted was issued before the floor.
+func (g *replayGuard) seal(now int64) (senders []senderMark, floor int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.sealed = true
+	floor = g.floor
+	for id, state := range g.senders {
+		if state.latest+g.lifetime < now {
+			floor = max(floor, state.latest+1)
+		} else {
+			senders = append(senders, senderMark{id, *state})
+		}
+	}
+	slices.SortFunc(senders, laterFirst)
+	return senders, floor
+}
+
+// restore is the reverse: it takes over what an earlier guard knew of senders, of whom nothing issued
+// before the floor is taken, and begins to accept.
+func (g *replayGuard) restore(senders []senderMark, floor int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.floor, g.sealed = floor, false
+	slices.SortFunc(senders, laterFirst)
+	for i, m := range senders {
+		if i == g.maxSenders { // the configuration has changed
+			g.floor = max(floor, m.state.latest+1)
+			return
+		}
+		g.senders[m.sender] = m.state.above(floor)
+	}
+}
+
+// above returns the state as of a sender of whom nothing issued before floor is taken.
+func (s senderState) above(floor int64) *senderState {
+	s.floor, s.latest = max(s.floor, floor), max(s.latest, floor-1)
+	for _, known := range s.sessions {
+		known.floor = max(known.floor, floor)
+	}
+	return &s
+}
+
+func laterFirst(a, b senderMark) int { return cmp.Compare(b.state.latest, a.state.latest) }

@@ -93,7 +93,7 @@ func (s *Signer) Sign(ctx context.Context, d Draft) (*Message, error) {
 		return nil, err
 	}
 	m := &Message{}
-	s.stamp(m, &d)
+	s.stamp(m, &d, s.now())
 	sign := s.signAlone
 	if s.canBatch(m) {
 		sign = s.joinGroup
@@ -106,46 +106,81 @@ func (s *Signer) Sign(ctx context.Context, d Draft) (*Message, error) {
 
 // SignAll is [Signer.Sign] for several drafts, which share signatures in mode [Batch]. A draft that cannot
 // be signed does not keep the others back: its message is nil and errs says why. errs is nil if all were
-// signed. The messages share memory in small part: one that is kept may keep some KiB of others.
+// signed. A message that is kept may keep some KiB of others in memory.
 //
 // Receivers bear up to 1,024 messages of an agent out of order. Who sends more than that from several
 // goroutines at once should use one goroutine instead.
 func (s *Signer) SignAll(ctx context.Context, drafts []Draft) (signed []*Message, errs []error) {
 	signed = make([]*Message, len(drafts))
-	made := make([]Message, len(drafts))
-	batch := make([]*Message, 0, min(len(drafts), maxBatch))
-	for i := range drafts {
-		m, err := &made[i], context.Cause(ctx)
-		if err == nil {
-			err = s.check(&drafts[i])
-		}
-		if err == nil {
-			s.stamp(m, &drafts[i])
-			if s.canBatch(m) {
-				batch = append(batch, m)
-			} else {
-				err = s.signAlone(m)
-			}
-		}
-		if len(batch) == maxBatch || len(batch) > 0 && i == len(drafts)-1 {
-			s.signBatch(batch)
-			batch = batch[:0]
-		}
-		if err == nil {
-			signed[i] = m
-			continue
+	take := func(i int, m *Message, err error) {
+		if signed[i] = m; err == nil {
+			return
 		}
 		if errs == nil {
 			errs = make([]error, len(drafts))
 		}
 		errs[i] = err
 	}
+	for first := 0; first < len(drafts); first += maxBatch {
+		s.signSome(ctx, drafts, first, &workspace{}, take)
+	}
 	return signed, errs
 }
 
-// stamp fills in m, all but what signing adds. The body is still the draft's.
-func (s *Signer) stamp(m *Message, d *Draft) {
+// SignEach is [Signer.SignAll] for those who only pass the messages on: it hands each one, or why there is
+// none, to use, in the order of the drafts, and takes the memory back. Neither the message nor anything
+// that its methods return may be used once use has returned.
+func (s *Signer) SignEach(ctx context.Context, drafts []Draft, use func(i int, m *Message, err error)) {
+	w := workspaces.Get().(*workspace)
+	defer func() { w.reset(); workspaces.Put(w) }()
+	for first := 0; first < len(drafts); first += maxBatch {
+		w.reset()
+		s.signSome(ctx, drafts, first, w, use)
+	}
+}
+
+// signSome signs up to maxBatch drafts, from the first on.
+func (s *Signer) signSome(ctx context.Context, drafts []Draft, first int, w *workspace, use func(int, *Message, error)) {
+	some := drafts[first:min(first+maxBatch, len(drafts))]
+	w.messages = slices.Grow(w.messages, len(some))[:len(some)]
 	now := s.now()
+	var errs map[int]error
+	for i := range some {
+		if err := s.prepare(ctx, &w.messages[i], &some[i], now, w); err != nil {
+			if errs == nil {
+				errs = map[int]error{}
+			}
+			errs[i] = err
+		}
+	}
+	s.signBatch(w.batch, w)
+	for i := range some {
+		if err := errs[i]; err != nil {
+			use(first+i, nil, err)
+		} else {
+			use(first+i, &w.messages[i], nil)
+		}
+	}
+}
+
+// prepare makes m of a draft, and enters it in the batch or signs it alone.
+func (s *Signer) prepare(ctx context.Context, m *Message, d *Draft, now time.Time, w *workspace) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	if err := s.check(d); err != nil {
+		return err
+	}
+	s.stamp(m, d, now)
+	if !s.canBatch(m) {
+		return s.signAlone(m)
+	}
+	w.batch = append(w.batch, m)
+	return nil
+}
+
+// stamp fills in m, all but what signing adds. The body is still the draft's.
+func (s *Signer) stamp(m *Message, d *Draft, now time.Time) {
 	ttl := d.TTL
 	if ttl == 0 {
 		ttl = DefaultTTL

@@ -18,3 +18,17 @@ func TestEveryBitFlipOfAThousandEnvelopesIsRefused(t *testing.T) {
 		accepts(t, v, raw, "the unharmed envelope")
 	}
 }
+
+// TestEveryBitFlipInBatchesOfManyShapesIsRefused is the full version of
+// TestEverySingleBitFlipInABatchIsRefused.
+func TestEveryBitFlipInBatchesOfManyShapesIsRefused(t *testing.T) {
+	for size := 2; size <= 17; size++ {
+		for index := range size {
+			flipEveryBitInABatch(t, size, index)
+		}
+	}
+	b := newBatch(numbered(9)...)
+	for index := range 9 { // with a root that the receiver does not know yet
+		flipEveryBit(t, newVerifier(bob, newClock()), b.frame(index))
+	}
+}

@@ -37,15 +37,17 @@ type VerifierConfig struct {
 	Skew       time.Duration    // by how much clocks may differ; 0 means DefaultSkew
 	MaxAge     time.Duration    // how old a message may be whatever its expiry; 0 means DefaultMaxAge
 	MaxSenders int              // senders remembered by the replay window; 0 means DefaultMaxSenders
+	Marks      *Marks           // keeps the replay window across restarts; nil means that it is lost
 	Now        func() time.Time // nil means time.Now
 }
 
 // Verifier decides which received bytes become messages of one agent. It is safe for concurrent use.
 //
-// The replay window lives in the Verifier: an agent uses one for as long as it runs. A new one knows
-// nothing of what an earlier one accepted, so it refuses whatever was issued before it was made. That
-// is by the sender's clock: from a sender whose clock is ahead (by Skew at most), it may accept a second
-// time what an earlier one accepted last, for as long as the clock is ahead.
+// The replay window lives in the Verifier: an agent uses one for as long as it runs. Without [Marks], a new
+// one knows nothing of what an earlier one accepted, so it refuses whatever was issued before it was made.
+// That is by the sender's clock: from a sender whose clock is ahead (by Skew at most), it may accept a second
+// time what an earlier one accepted last, for as long as the clock is ahead. With Marks it accepts nothing
+// twice, and takes what was issued while there was no Verifier.
 type Verifier struct {
 	self    identity.ID
 	network string
@@ -83,7 +85,7 @@ func NewVerifier(c VerifierConfig) (*Verifier, error) {
 		self:    c.Self,
 		network: c.Network,
 		keys:    c.Keys,
-		direct:  directAudience(c.Network, c.Self),
+		direct:  string(appendDirect(nil, c.Network, c.Self)),
 		maxSize: cmp.Or(c.MaxSize, DefaultMaxSize),
 		skew:    cmp.Or(c.Skew, DefaultSkew),
 		maxAge:  cmp.Or(c.MaxAge, DefaultMaxAge),
@@ -91,6 +93,11 @@ func NewVerifier(c VerifierConfig) (*Verifier, error) {
 	}
 	v.subscriptions.Store(new([]Pattern))
 	v.replay = newReplayGuard(v.now(), v.maxAge+v.skew, cmp.Or(c.MaxSenders, DefaultMaxSenders))
+	if c.Marks != nil {
+		if err := c.Marks.attach(v.self, v.network, &v.replay); err != nil {
+			return nil, err
+		}
+	}
 	return v, nil
 }
 
@@ -132,7 +139,8 @@ func indexOf(patterns []Pattern, p Pattern) int {
 // Verify returns the message in raw if it passes every check, and otherwise a [*Refusal]. It takes
 // ownership of raw: the message aliases it. The checks go from cheap to dear: size, encoding, sender
 // known, audience, freshness, replay (looked up), signature, replay (recorded). A frame that fails any
-// of them changes nothing but a counter.
+// of them changes nothing but a counter. With [Marks] it may wait for a write of theirs, for as long as
+// MarksConfig.Wait at most.
 func (v *Verifier) Verify(raw []byte) (*Message, error) {
 	var e envelope
 	m, reason, err := v.verify(raw, &e)

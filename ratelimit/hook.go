@@ -53,6 +53,9 @@ type Hook struct {
 // denies.
 func NewHook(l *Limiter) *Hook { return &Hook{limiter: l} }
 
+// IgnoresDrafts says that PreSend need not be called.
+func (h *Hook) IgnoresDrafts() bool { return true }
+
 // PreSend implements transport.Hook: drafts pass.
 func (h *Hook) PreSend(_ context.Context, d message.Draft) (*message.Draft, error) { return &d, nil }
 

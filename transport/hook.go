@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/converge-agents/converge/internal/panics"
 	"github.com/converge-agents/converge/internal/stat"
@@ -15,7 +16,8 @@ import (
 // [ErrorHook]. Hooks are called from several goroutines at once and should not block for long: while
 // one runs, its direction waits.
 type Hook interface {
-	// PreSend sees a draft before it is signed, and may return it, a changed one, or nil.
+	// PreSend sees a draft before it is signed, and may return it, a changed one, or nil. It is not called
+	// if the hook has a method IgnoresDrafts() bool that returned true when it was registered.
 	PreSend(ctx context.Context, d message.Draft) (*message.Draft, error)
 	// PostReceive sees a message after it was verified, and may return it, one with another body
 	// (message.Message.WithBody), or nil.
@@ -59,6 +61,14 @@ func OnReceive(f func(context.Context, *message.Message) (*message.Message, erro
 	return hookFuncs{post: f}
 }
 
+// ignoresDrafts reports whether a hook's PreSend need not be called.
+func ignoresDrafts(h Hook) bool {
+	i, ok := h.(interface{ IgnoresDrafts() bool })
+	return ok && i.IgnoresDrafts()
+}
+
+func (h hookFuncs) IgnoresDrafts() bool { return h.pre == nil }
+
 type hookFuncs struct {
 	pre  func(context.Context, message.Draft) (*message.Draft, error)
 	post func(context.Context, *message.Message) (*message.Message, error)
@@ -81,14 +91,19 @@ func (h hookFuncs) PostReceive(ctx context.Context, m *message.Message) (*messag
 // hooks runs a list of hooks and counts what they drop.
 type hooks struct {
 	list    []Hook
+	senders []Hook // those of list that look at drafts
 	dropped stat.Vec[Stage]
 	failed  stat.Vec[Stage]
 }
 
+func newHooks(list []Hook) hooks {
+	return hooks{list: list, senders: slices.DeleteFunc(slices.Clone(list), ignoresDrafts)}
+}
+
 // preSend returns the draft that is to be signed, or nil if a hook dropped it.
-func (h *hooks) preSend(ctx context.Context, d message.Draft) (*message.Draft, error) {
-	current := &d
-	for _, hook := range h.list {
+func (h *hooks) preSend(ctx context.Context, d *message.Draft) (*message.Draft, error) {
+	current := d
+	for _, hook := range h.senders {
 		next, err := guarded(func() (*message.Draft, error) { return hook.PreSend(ctx, *current) })
 		if err != nil {
 			h.fail(StagePreSend, err, nil)

@@ -66,7 +66,7 @@ func NewHooked(c HookedConfig) (*Hooked, error) {
 		transport: c.Transport,
 		signer:    c.Signer,
 		verifier:  c.Verifier,
-		hooks:     hooks{list: c.Hooks},
+		hooks:     newHooks(c.Hooks),
 		open:      c.Verifier.Verify,
 		drop:      c.UnverifiedDrop,
 		log:       cmp.Or(c.Logger, slog.Default()),
@@ -90,7 +90,7 @@ func (h *Hooked) Send(ctx context.Context, d message.Draft) (*message.Message, e
 }
 
 func (h *Hooked) sign(ctx context.Context, d message.Draft) (*message.Message, error) {
-	draft, err := h.preSend(ctx, d)
+	draft, err := h.preSend(ctx, &d)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +98,7 @@ func (h *Hooked) sign(ctx context.Context, d message.Draft) (*message.Message, e
 }
 
 // preSend returns the draft that is to be signed; there is one unless there is an error.
-func (h *Hooked) preSend(ctx context.Context, d message.Draft) (*message.Draft, error) {
+func (h *Hooked) preSend(ctx context.Context, d *message.Draft) (*message.Draft, error) {
 	draft, err := h.hooks.preSend(ctx, d)
 	switch {
 	case err != nil:
@@ -119,25 +119,38 @@ func (h *Hooked) SendAll(ctx context.Context, drafts []message.Draft) (errs []er
 		}
 		errs[i] = err
 	}
-	kept := make([]message.Draft, 0, len(drafts))
-	places := make([]int, 0, len(drafts))
-	for i, d := range drafts {
-		draft, err := h.preSend(ctx, d)
+	kept, places := h.preSendAll(ctx, drafts, fail)
+	h.signer.SignEach(ctx, kept, func(i int, m *message.Message, err error) {
+		if err == nil {
+			err = h.transport.Send(ctx, RouteOf(m), m.Raw())
+		}
+		if err == nil {
+			return
+		}
+		if places != nil {
+			i = places[i]
+		}
+		fail(i, err)
+	})
+	return errs
+}
+
+// preSendAll returns the drafts that are to be signed and, unless these are the ones that it was given, which
+// ones they were.
+func (h *Hooked) preSendAll(ctx context.Context, drafts []message.Draft, fail func(int, error)) (kept []message.Draft, places []int) {
+	if len(h.hooks.senders) == 0 {
+		return drafts, nil
+	}
+	kept, places = make([]message.Draft, 0, len(drafts)), make([]int, 0, len(drafts))
+	for i := range drafts {
+		draft, err := h.preSend(ctx, &drafts[i])
 		if err != nil {
 			fail(i, err)
 			continue
 		}
 		kept, places = append(kept, *draft), append(places, i)
 	}
-	signed, unsigned := h.signer.SignAll(ctx, kept)
-	for k, m := range signed {
-		if m == nil {
-			fail(places[k], unsigned[k])
-		} else if err := h.transport.Send(ctx, RouteOf(m), m.Raw()); err != nil {
-			fail(places[k], err)
-		}
-	}
-	return errs
+	return kept, places
 }
 
 // Receive returns the next message that passes verification and the hooks, and acknowledges it. It waits

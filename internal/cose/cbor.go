@@ -61,9 +61,10 @@ func AppendUint(b []byte, n uint64) []byte { return appendHead(b, majorUint, n) 
 func AppendBytes(b, p []byte) []byte { return append(appendHead(b, majorBytes, uint64(len(p))), p...) }
 
 // AppendText appends a text string, which has to be valid UTF-8.
-func AppendText(b []byte, s string) []byte {
-	return append(appendHead(b, majorText, uint64(len(s))), s...)
-}
+func AppendText(b []byte, s string) []byte { return append(AppendTextHead(b, len(s)), s...) }
+
+// AppendTextHead appends the head of a text string of n bytes, which the caller appends next.
+func AppendTextHead(b []byte, n int) []byte { return appendHead(b, majorText, uint64(n)) }
 
 // AppendArray appends the head of an array of n items, which the caller appends next.
 func AppendArray(b []byte, n int) []byte { return appendHead(b, majorArray, uint64(n)) }
@@ -79,12 +80,13 @@ func AppendMap(b []byte, n int) []byte { return appendHead(b, majorMap, uint64(n
 // The first error sticks: later reads return zero values, and [Reader.Err] returns the error. Nothing
 // is allocated, whatever a head claims; byte strings alias the input.
 type Reader struct {
-	rest []byte
+	data []byte
+	at   int // what was read; an index, since moving a slice costs a write barrier while garbage is collected
 	err  error
 }
 
 // NewReader returns a reader of data.
-func NewReader(data []byte) Reader { return Reader{rest: data} }
+func NewReader(data []byte) Reader { return Reader{data: data} }
 
 // Err returns the first error.
 func (r *Reader) Err() error { return r.err }
@@ -93,47 +95,54 @@ func (r *Reader) Err() error { return r.err }
 func (r *Reader) Fail(err error) {
 	if r.err == nil {
 		r.err = err
-		r.rest = nil
+		r.data, r.at = nil, 0
 	}
 }
 
+// left returns how many bytes have not been read.
+func (r *Reader) left() int { return len(r.data) - r.at }
+
 // End fails the reader unless everything was read, and returns the first error.
 func (r *Reader) End() error {
-	if len(r.rest) > 0 {
+	if r.left() > 0 {
 		r.Fail(ErrTrailing)
 	}
 	return r.err
 }
 
 func (r *Reader) head() (major byte, n uint64) {
-	if len(r.rest) == 0 {
+	if r.at >= len(r.data) {
 		r.Fail(ErrTruncated)
 		return 0, 0
 	}
-	first := r.rest[0]
-	major, info := first>>5, first&31
-	r.rest = r.rest[1:]
-	if info < 24 {
-		return major, uint64(info)
+	first := r.data[r.at]
+	r.at++
+	if first&31 < 24 {
+		return first >> 5, uint64(first & 31)
 	}
+	return first >> 5, r.number(first & 31)
+}
+
+// number reads the number that follows the first byte of a head.
+func (r *Reader) number(info byte) (n uint64) {
 	if info > 27 { // reserved or indefinite
 		r.Fail(ErrNotDeterministic)
-		return 0, 0
+		return 0
 	}
 	size := 1 << (info - 24)
-	if len(r.rest) < size {
+	if r.left() < size {
 		r.Fail(ErrTruncated)
-		return 0, 0
+		return 0
 	}
-	for _, c := range r.rest[:size] {
+	for _, c := range r.data[r.at : r.at+size] {
 		n = n<<8 | uint64(c)
 	}
-	r.rest = r.rest[size:]
+	r.at += size
 	if size == 1 && n < 24 || size > 1 && n>>(4*size) == 0 {
 		r.Fail(ErrNotDeterministic)
-		return 0, 0
+		return 0
 	}
-	return major, n
+	return n
 }
 
 // expect reads a head of the given type and returns its number.
@@ -149,12 +158,13 @@ func (r *Reader) expect(want byte) uint64 {
 }
 
 func (r *Reader) take(n uint64) []byte {
-	if n > uint64(len(r.rest)) {
+	if n > uint64(r.left()) {
 		r.Fail(ErrTruncated)
 		return nil
 	}
-	taken := r.rest[:n:n]
-	r.rest = r.rest[n:]
+	end := r.at + int(n)
+	taken := r.data[r.at:end:end]
+	r.at = end
 	return taken
 }
 
@@ -197,7 +207,7 @@ func (r *Reader) Map() int { return r.count(r.expect(majorMap), 2) }
 
 // count refuses a number of items that the rest of the input cannot hold.
 func (r *Reader) count(n, each uint64) int {
-	if n > uint64(len(r.rest))/each {
+	if n > uint64(r.left())/each {
 		r.Fail(ErrTruncated)
 		return 0
 	}
@@ -208,16 +218,16 @@ func (r *Reader) count(n, each uint64) int {
 func (r *Reader) Tag() uint64 { return r.expect(majorTag) }
 
 // IsArray reports whether the next item is an array.
-func (r *Reader) IsArray() bool { return len(r.rest) > 0 && r.rest[0]>>5 == majorArray }
+func (r *Reader) IsArray() bool { return r.left() > 0 && r.data[r.at]>>5 == majorArray }
 
 // Skip reads over one item, holding it to the same rules; depth is the number of arrays and maps that
 // it is in.
 func (r *Reader) Skip(depth int) {
-	if len(r.rest) == 0 {
+	if r.left() == 0 {
 		r.Fail(ErrTruncated)
 		return
 	}
-	switch r.rest[0] >> 5 {
+	switch r.data[r.at] >> 5 {
 	case majorUint, majorNint:
 		r.head()
 	case majorBytes:
@@ -250,30 +260,24 @@ func (r *Reader) skipItems(depth int) {
 }
 
 // Keys reads the keys of one map and holds them to ascending order. The zero value is ready to use.
-type Keys struct{ last []byte }
+type Keys struct{ from, to int } // where the last key is; both are 0 before the first
 
 // Label reads a key, which is an integer or text; known is false for text, whose value the caller
 // skips.
 func (k *Keys) Label(r *Reader) (label int64, known bool) {
-	start := r.rest
-	if len(start) > 0 && start[0]>>5 == majorText {
+	start := r.at
+	if r.left() > 0 && r.data[start]>>5 == majorText {
 		r.Text()
 	} else {
 		label, known = r.Int(), true
 	}
-	k.ascend(r, start)
-	return label, known && r.err == nil
-}
-
-// ascend holds the key that was read from start to be greater than the one before it.
-func (k *Keys) ascend(r *Reader, start []byte) {
 	if r.err != nil {
-		return
+		return label, false
 	}
-	key := start[:len(start)-len(r.rest)]
-	if k.last != nil && string(key) <= string(k.last) {
+	if k.to > 0 && string(r.data[start:r.at]) <= string(r.data[k.from:k.to]) {
 		r.Fail(ErrNotDeterministic)
-		return
+		return label, false
 	}
-	k.last = key
+	k.from, k.to = start, r.at
+	return label, known
 }

@@ -65,25 +65,34 @@ type Tree struct {
 	levels [][]Hash // the leaves first, the root last
 }
 
-// NewTree makes a tree of 2 to [MaxTree] leaves, which it keeps.
-func NewTree(leaves []Hash) Tree {
-	t := Tree{levels: [][]Hash{leaves}}
-	for level := leaves; len(level) > 1; {
-		above := make([]Hash, 0, (len(level)+1)/2)
+// Build makes t the tree of 2 to [MaxTree] leaves, which it keeps. It uses its memory again.
+func (t *Tree) Build(leaves []Hash) {
+	t.levels = append(t.levels[:0], leaves)
+	for level := leaves; len(level) > 1; level = t.levels[len(t.levels)-1] {
+		above := t.nextLevel()
 		for i := 0; i+1 < len(level); i += 2 {
 			above = append(above, parent(&level[i], &level[i+1]))
 		}
 		if len(level)%2 == 1 { // the odd one has no sibling on this level
 			above = append(above, level[len(level)-1])
 		}
-		t.levels = append(t.levels, above)
-		level = above
+		t.levels[len(t.levels)-1] = above
 	}
-	return t
+}
+
+// nextLevel adds an empty level, in the memory of an earlier one if there was one.
+func (t *Tree) nextLevel() []Hash {
+	n := len(t.levels)
+	if n == cap(t.levels) {
+		t.levels = append(t.levels, nil)
+	} else {
+		t.levels = t.levels[:n+1]
+	}
+	return t.levels[n][:0]
 }
 
 // Root returns the hash that is signed.
-func (t Tree) Root() Root {
+func (t *Tree) Root() Root {
 	return Root{Hash: t.levels[len(t.levels)-1][0], Size: len(t.levels[0])}
 }
 
@@ -91,7 +100,7 @@ func (t Tree) Root() Root {
 const ProofOverhead = 32 + maxPath*(2+sha256.Size)
 
 // AppendProof appends the encoded inclusion proof of a leaf: [size, index, [path]] (RFC 9942, section 5.2).
-func (t Tree) AppendProof(b []byte, index int) []byte {
+func (t *Tree) AppendProof(b []byte, index int) []byte {
 	b = AppendArray(b, 3)
 	b = AppendInt(b, int64(len(t.levels[0])))
 	b = AppendInt(b, int64(index))

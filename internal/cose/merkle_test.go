@@ -20,6 +20,12 @@ func leavesOf(n int) []cose.Hash {
 	return leaves
 }
 
+func treeOf(leaves []cose.Hash) *cose.Tree {
+	var t cose.Tree
+	t.Build(slices.Clone(leaves))
+	return &t
+}
+
 func parseProof(t interface{ Fatal(...any) }, raw []byte) *cose.Proof {
 	p, err := cose.ParseProof(raw)
 	if err != nil {
@@ -28,14 +34,14 @@ func parseProof(t interface{ Fatal(...any) }, raw []byte) *cose.Proof {
 	return &p
 }
 
-func climb(t interface{ Fatal(...any) }, tree cose.Tree, leaves []cose.Hash, i int) cose.Branch {
+func climb(t interface{ Fatal(...any) }, tree *cose.Tree, leaves []cose.Hash, i int) cose.Branch {
 	return cose.Climb(parseProof(t, tree.AppendProof(nil, i)), leaves[i])
 }
 
 func TestEveryLeafOfEveryTreeClimbsToTheRoot(t *testing.T) {
 	for n := 2; n <= cose.MaxTree; n = n + 1 + n/40 {
 		leaves := leavesOf(n)
-		tree := cose.NewTree(slices.Clone(leaves))
+		tree := treeOf(leaves)
 		for i := range leaves {
 			raw := tree.AppendProof(nil, i)
 			if len(raw)+16 > cose.ProofOverhead {
@@ -48,13 +54,31 @@ func TestEveryLeafOfEveryTreeClimbsToTheRoot(t *testing.T) {
 	}
 }
 
+// TestTreeThatIsUsedAgainIsLikeANewOne builds trees of all sizes in one's memory.
+func TestTreeThatIsUsedAgainIsLikeANewOne(t *testing.T) {
+	var again cose.Tree
+	for _, n := range []int{100, 3, 64, 2, 257, 5, 256, 1024, 7} {
+		leaves := leavesOf(n)
+		again.Build(leaves)
+		fresh := treeOf(leaves)
+		if again.Root() != fresh.Root() {
+			t.Fatalf("%d leaves: another root", n)
+		}
+		for i := range leaves {
+			if !bytes.Equal(again.AppendProof(nil, i), fresh.AppendProof(nil, i)) {
+				t.Fatalf("leaf %d of %d: another proof", i, n)
+			}
+		}
+	}
+}
+
 // TestJoinSaysWhatClimbingWouldSay joins leaves in any order to the branch of the last one, honest and
 // altered: the shortcut accepts exactly what the whole way would.
 func TestJoinSaysWhatClimbingWouldSay(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(2, 40).Draw(t, "size")
 		leaves := leavesOf(n)
-		tree := cose.NewTree(slices.Clone(leaves))
+		tree := treeOf(leaves)
 		branch := climb(t, tree, leaves, rapid.IntRange(0, n-1).Draw(t, "first"))
 		for range rapid.IntRange(1, 20).Draw(t, "steps") {
 			i := rapid.IntRange(0, n-1).Draw(t, "index")
@@ -87,7 +111,7 @@ func TestJoinSaysWhatClimbingWouldSay(t *testing.T) {
 
 func TestBranchOfAnotherSizeIsNotJoined(t *testing.T) {
 	leaves := leavesOf(8)
-	eight, four := cose.NewTree(slices.Clone(leaves)), cose.NewTree(slices.Clone(leaves[:4]))
+	eight, four := treeOf(leaves), treeOf(leaves[:4])
 	branch := climb(t, eight, leaves, 0)
 	if branch.Join(parseProof(t, four.AppendProof(nil, 1)), leaves[1]) {
 		t.Error("joined")
@@ -135,8 +159,8 @@ func TestProofsOfWrongShapeAreRefused(t *testing.T) {
 // preimage, if leaves and nodes were hashed alike).
 func TestNodesAreNoLeaves(t *testing.T) {
 	leaves := leavesOf(4)
-	tree := cose.NewTree(slices.Clone(leaves))
-	half := cose.NewTree(slices.Clone(leaves[2:])).Root().Hash
+	tree := treeOf(leaves)
+	half := treeOf(leaves[2:]).Root().Hash
 	inner := sha256.Sum256(append([]byte{0}, append(leaves[0][:], leaves[1][:]...)...))
 	raw := cose.AppendBytes(cose.AppendArray(cose.AppendUint(cose.AppendUint(cose.AppendArray(nil, 3), 2), 0), 1), half[:])
 	if b := cose.Climb(parseProof(t, raw), inner); b.Root().Hash == tree.Root().Hash {
