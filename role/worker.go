@@ -147,7 +147,9 @@ func (w *Worker) report(r converge.ToolResult) []converge.Decision {
 		s = Statement{Status: task.Failed, Error: reason}
 	}
 	w.statements.put(t.ID, s)
-	return []converge.Decision{end, vouch(t.Submitter, t.ID, s, message.ID{})}
+	// The statement first: a worker that dies in between leaves a claim that runs out, and not a result that
+	// nobody vouches for.
+	return []converge.Decision{vouch(t.Submitter, t.ID, s, message.ID{}), end}
 }
 
 // publicReason is what others get to know of a tool's failure.

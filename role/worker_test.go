@@ -137,7 +137,7 @@ func TestWorkerDecides(t *testing.T) {
 			{"won", together(claimedOf("1"), tasksOf("2")), []converge.Decision{invoke("1")}},
 			{"still busy", tasksOf("2"), none},
 			{"done", together(resultsOf(result("1", "ok", nil)), tasksOf("2")), []converge.Decision{
-				report("1", "ok"), vouch(alice, "1", completed("ok"), message.ID{}), claim("2"),
+				vouch(alice, "1", completed("ok"), message.ID{}), report("1", "ok"), claim("2"),
 			}},
 		}},
 		"claims as many as it may": {3, []step{
@@ -154,20 +154,20 @@ func TestWorkerDecides(t *testing.T) {
 		"how the tool fails is how the task fails": {1, []step{
 			{"won", claimedOf("1"), []converge.Decision{invoke("1")}},
 			{"failed", resultsOf(result("1", "", jammed)), []converge.Decision{
-				fail("1", "tool hammer: failed: exit status 3"),
 				vouch(alice, "1", failed("tool hammer: failed: exit status 3"), message.ID{}),
+				fail("1", "tool hammer: failed: exit status 3"),
 			}},
 		}},
 		"a result that no task can hold is a failure": {1, []step{
 			{"won", claimedOf("1"), []converge.Decision{invoke("1")}},
 			{"done", resultsOf(result("1", tooLarge, nil)), []converge.Decision{
-				fail("1", tooLargeReason), vouch(alice, "1", failed(tooLargeReason), message.ID{}),
+				vouch(alice, "1", failed(tooLargeReason), message.ID{}), fail("1", tooLargeReason),
 			}},
 		}},
 		"a result that the record refuses is a failure": {1, []step{
 			{"won", claimedOf("1"), []converge.Decision{invoke("1")}},
 			{"done", resultsOf(result("1", "ok", nil)), []converge.Decision{
-				report("1", "ok"), vouch(alice, "1", completed("ok"), message.ID{}),
+				vouch(alice, "1", completed("ok"), message.ID{}), report("1", "ok"),
 			}},
 			{"refused", failure(report("1", "ok"), task.ErrInvalid), []converge.Decision{fail("1", "store: invalid argument")}},
 			{"asked", hearing(asked), []converge.Decision{vouch(alice, "1", failed("store: invalid argument"), asked.ID())}},
@@ -180,7 +180,7 @@ func TestWorkerDecides(t *testing.T) {
 		"a report that did not reach the store is made again": {1, []step{
 			{"won", claimedOf("1"), []converge.Decision{invoke("1")}},
 			{"done", resultsOf(result("1", "ok", nil)), []converge.Decision{
-				report("1", "ok"), vouch(alice, "1", completed("ok"), message.ID{}),
+				vouch(alice, "1", completed("ok"), message.ID{}), report("1", "ok"),
 			}},
 			{"store down", failure(report("1", "ok"), disk), []converge.Decision{report("1", "ok")}},
 			{"claim lost", failure(report("1", "ok"), task.ErrClaimLost), none},
@@ -208,7 +208,7 @@ func TestWorkerDecides(t *testing.T) {
 			{"the old call ended", together(resultsOf(result("1", "", lost)), tasksOf("1")), []converge.Decision{claim("1")}},
 			{"won again", claimedOf("1"), []converge.Decision{invoke("1")}},
 			{"done", resultsOf(result("1", "ok", nil)), []converge.Decision{
-				report("1", "ok"), vouch(alice, "1", completed("ok"), message.ID{}),
+				vouch(alice, "1", completed("ok"), message.ID{}), report("1", "ok"),
 			}},
 		}},
 		"a result for nothing": {1, []step{
@@ -220,7 +220,7 @@ func TestWorkerDecides(t *testing.T) {
 			{"won", claimedOf("1"), []converge.Decision{invoke("1")}},
 			{"busy", hearing(asked), none},
 			{"done", resultsOf(result("1", "ok", nil)), []converge.Decision{
-				report("1", "ok"), vouch(alice, "1", completed("ok"), message.ID{}),
+				vouch(alice, "1", completed("ok"), message.ID{}), report("1", "ok"),
 			}},
 			{"asked", hearing(asked, asked), []converge.Decision{
 				vouch(alice, "1", completed("ok"), asked.ID()), vouch(alice, "1", completed("ok"), asked.ID()),
@@ -239,7 +239,7 @@ func TestWorkerDecides(t *testing.T) {
 		"takes on nothing more when it stops": {2, []step{
 			{"won", claimedOf("1"), []converge.Decision{invoke("1")}},
 			{"draining", converge.Turn{Draining: true, Results: []converge.ToolResult{result("1", "ok", nil)}}, []converge.Decision{
-				report("1", "ok"), vouch(alice, "1", completed("ok"), message.ID{}),
+				vouch(alice, "1", completed("ok"), message.ID{}), report("1", "ok"),
 			}},
 		}},
 	} {
@@ -263,10 +263,10 @@ func TestReasonIsFitToBePublished(t *testing.T) {
 		must(w.Decide(t.Context(), claimedOf("1")))
 		err := &tool.Error{Tool: "hammer", Reason: tool.ErrFailed, Err: errors.New(text)}
 		decisions := must(w.Decide(t.Context(), resultsOf(result("1", "", err))))
-		if reason := decisions[0].(converge.FailTask).Reason; len(reason) > 1024 {
+		if reason := decisions[1].(converge.FailTask).Reason; len(reason) > 1024 {
 			t.Errorf("a reason of %d bytes", len(reason))
 		}
-		if body := decisions[1].(converge.SendMessage).Draft.Body; len(body) > 16<<10 || !json.Valid(body) {
+		if body := decisions[0].(converge.SendMessage).Draft.Body; len(body) > 16<<10 || !json.Valid(body) {
 			t.Errorf("a coordinator will not read the statement %.100q of %d bytes", body, len(body))
 		}
 	}

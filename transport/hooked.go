@@ -86,7 +86,10 @@ func (h *Hooked) Send(ctx context.Context, d message.Draft) (*message.Message, e
 	if err != nil {
 		return nil, err
 	}
-	return m, h.transport.Send(ctx, RouteOf(m), m.Raw())
+	if err := h.transport.Send(ctx, RouteOf(m), m.Raw()); err != nil {
+		return nil, err
+	}
+	return m, nil
 }
 
 func (h *Hooked) sign(ctx context.Context, d message.Draft) (*message.Message, error) {
