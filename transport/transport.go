@@ -38,7 +38,8 @@ const (
 )
 
 // Route says where a frame goes: To one agent, or to the subscribers of any of Topics, or, when both
-// are empty, to every other agent. A sender does not hear its own topics and broadcasts.
+// are empty, to every other agent. A sender does not hear its own topics and broadcasts; what it sends To
+// itself it receives.
 type Route struct {
 	To     identity.ID
 	Topics []message.Topic
@@ -107,7 +108,8 @@ type Transport interface {
 	Subscribe(ctx context.Context, p message.Pattern) error
 	// Unsubscribe ends a subscription. Ending none is fine.
 	Unsubscribe(ctx context.Context, p message.Pattern) error
-	// Close disconnects and unblocks Send and Receive. Closing twice is fine.
+	// Close first sends out, within bounds of the implementation, what Send has taken for recipients that
+	// are there and receive; then it disconnects and unblocks Send and Receive. Closing twice is fine.
 	Close() error
 }
 

@@ -28,6 +28,16 @@ func TestConformance(t *testing.T) {
 	transporttest.Run(t, func(t *testing.T) transporttest.Fabric { return fabric{newNetwork(t, local.Config{})} })
 }
 
+// refusing is a fabric whose full queues refuse.
+type refusing struct{ fabric }
+
+func (refusing) WhenReceiverStops() transporttest.Overflow { return transporttest.Refuses }
+
+func TestConformanceIfFullQueuesRefuse(t *testing.T) {
+	config := local.Config{Capacity: 4096, WhenFull: transport.DropNewest}
+	transporttest.Run(t, func(t *testing.T) transporttest.Fabric { return refusing{fabric{newNetwork(t, config)}} })
+}
+
 func newNetwork(t *testing.T, c local.Config) *local.Network {
 	t.Helper()
 	n, err := local.New(c)
