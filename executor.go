@@ -67,10 +67,10 @@ type ExecutorEnv struct {
 	// SendAll sends several, and returns what became of each, or nil if all went out; nil means one Send
 	// after the other.
 	SendAll func(context.Context, []message.Draft) []error
-	Tasks   *task.Manager // nil if the agent has no tasks
-	Route   task.Profile  // which tasks the agent may claim
-	Notify  func()        // called when something waits for Collect; must not block
-	Logger  *slog.Logger  // nil means slog.Default
+	Tasks   Tasks        // nil if the agent has no tasks
+	Route   task.Profile // which tasks the agent may claim
+	Notify  func()       // called when something waits for Collect; must not block
+	Logger  *slog.Logger // nil means slog.Default
 }
 
 // StandardExecutor carries out the decisions of one agent: it sends under the egress limit, runs tools
@@ -103,6 +103,8 @@ type StandardExecutor struct {
 type heldClaim struct {
 	claim task.Claim
 	calls int
+	over  bool          // the task has ended by somebody else's doing
+	ended chan struct{} // closed when that is so
 }
 
 // NewStandardExecutor checks the configuration and returns an executor. Close it.
@@ -119,6 +121,7 @@ func NewStandardExecutor(c ExecutorConfig, env ExecutorEnv) (*StandardExecutor, 
 		}
 	}
 	env.Logger = cmp.Or(env.Logger, slog.Default())
+	env.Tasks = orNil(env.Tasks)
 	if env.SendAll == nil {
 		env.SendAll = oneByOne(env.Send)
 	}
@@ -154,10 +157,7 @@ func (e *StandardExecutor) Execute(ctx context.Context, d Decision) error {
 	case InvokeTool:
 		return e.invoke(d)
 	case SubmitTask, ClaimTask, ReportTask, FailTask, CancelTask:
-		if e.env.Tasks == nil {
-			return fmt.Errorf("%s: %w: the runtime has no task manager (Config.Tasks)", d.Kind(), ErrNotConfigured)
-		}
-		return e.executeTask(ctx, d)
+		return e.ExecuteTasks(ctx, []Decision{d})[0]
 	}
 	handler, ok := e.handlers[d.Kind()]
 	if !ok {
@@ -200,30 +200,32 @@ func (e *StandardExecutor) limit(topics []message.Topic) error {
 	return nil
 }
 
-// SendAll carries out several SendMessage decisions in their order, each under the egress limit, so that
-// they can share a signature. It returns what became of each, or nil if all went out.
-func (e *StandardExecutor) SendAll(ctx context.Context, sends []SendMessage) []error {
-	return sendPassed(ctx, sends, e.env.SendAll, func(d message.Draft) (message.Draft, error) {
-		return d, e.limit(d.Topics)
-	})
+// SendAll carries out the SendMessage decisions of several drafts in their order, each under the egress
+// limit, so that they can share a signature. It returns what became of each, or nil if all went out.
+func (e *StandardExecutor) SendAll(ctx context.Context, drafts []message.Draft) []error {
+	if e.limiter == nil {
+		return e.env.SendAll(ctx, drafts)
+	}
+	return sendPassed(ctx, drafts, e.env.SendAll, func(d *message.Draft) error { return e.limit(d.Topics) })
 }
 
-// sendPassed sends the drafts that pass, and returns what became of each, or nil if all went out.
-func sendPassed(ctx context.Context, sends []SendMessage, sendAll func(context.Context, []message.Draft) []error, pass func(message.Draft) (message.Draft, error)) []error {
-	drafts := make([]message.Draft, 0, len(sends))
+// sendPassed sends the drafts that pass, which may change them, and returns what became of each, or nil if
+// all went out.
+func sendPassed(ctx context.Context, drafts []message.Draft, sendAll func(context.Context, []message.Draft) []error, pass func(*message.Draft) error) []error {
 	var errs []error
-	for i, s := range sends {
-		d, err := pass(s.Draft)
+	passed := drafts[:0] // in place: none overtakes the one that is looked at
+	for i := range drafts {
+		err := pass(&drafts[i])
 		if err == nil {
-			drafts = append(drafts, d)
+			passed = append(passed, drafts[i])
 			continue
 		}
 		if errs == nil {
-			errs = make([]error, len(sends))
+			errs = make([]error, len(drafts))
 		}
 		errs[i] = err
 	}
-	sent := sendAll(ctx, drafts)
+	sent := sendAll(ctx, passed)
 	if errs == nil {
 		return sent
 	}

@@ -8,50 +8,105 @@ import (
 
 	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/task"
+	"github.com/converge-agents/converge/task/remote"
 )
 
-func (e *StandardExecutor) executeTask(ctx context.Context, d Decision) error {
+// ExecuteTasks carries out several decisions about tasks, all of one kind, in their order, and returns
+// what became of each. If the tasks are elsewhere, that takes one request for many of them.
+func (e *StandardExecutor) ExecuteTasks(ctx context.Context, decisions []Decision) []error {
+	errs := make([]error, len(decisions))
+	var ops []remote.Op
+	var places []int
+	for i, d := range decisions {
+		op, err := e.operation(d, len(ops))
+		if err != nil {
+			errs[i] = err
+			continue
+		}
+		ops, places = append(ops, op), append(places, i)
+	}
+	for i, r := range e.do(ctx, ops) {
+		errs[places[i]] = e.finish(&ops[i], r)
+	}
+	return errs
+}
+
+// operation returns what a decision wants done to a task, unless it is clear from here that it cannot be.
+// before is the number of those like it that are to be done before it.
+func (e *StandardExecutor) operation(d Decision, before int) (remote.Op, error) {
+	if e.env.Tasks == nil {
+		return remote.Op{}, fmt.Errorf("%s: %w: the runtime has no task manager (Config.Tasks)", d.Kind(), ErrNotConfigured)
+	}
 	switch d := d.(type) {
 	case SubmitTask:
-		return e.submit(ctx, d.Spec)
+		return e.submission(d.Spec)
 	case ClaimTask:
-		return e.claim(ctx, d.TaskID)
+		return remote.Op{Kind: remote.OpClaim, TaskID: d.TaskID}, e.roomForClaim(before)
 	case CancelTask:
-		_, err := e.env.Tasks.Cancel(ctx, d.TaskID, e.env.Agent)
-		return err
+		return remote.Op{Kind: remote.OpCancel, TaskID: d.TaskID}, nil
 	case ReportTask:
 		if d.ContentType == "" {
 			d.ContentType = message.DefaultContentType
 		}
-		return e.settle(d.TaskID, func(c task.Claim) error {
-			_, err := e.env.Tasks.Report(ctx, c, d.Result, d.ContentType)
-			return err
-		})
+		claim, err := e.claimOf(d.TaskID)
+		return remote.Op{Kind: remote.OpReport, Claim: claim, Result: d.Result, ResultType: d.ContentType}, err
 	case FailTask:
-		return e.settle(d.TaskID, func(c task.Claim) error {
-			_, err := e.env.Tasks.Fail(ctx, c, d.Reason)
-			return err
-		})
+		claim, err := e.claimOf(d.TaskID)
+		return remote.Op{Kind: remote.OpFail, Claim: claim, Reason: d.Reason}, err
 	}
-	panic("converge: not a task decision: " + d.Kind())
+	return remote.Op{}, notConfigured(d)
 }
 
-// submit enters the task as outstanding before it exists, so that its end cannot be missed.
-func (e *StandardExecutor) submit(ctx context.Context, spec task.Spec) error {
+// do carries out operations, all of one kind.
+func (e *StandardExecutor) do(ctx context.Context, ops []remote.Op) []remote.Result {
+	if b, ok := e.env.Tasks.(batcher); ok && len(ops) > 0 {
+		return b.Do(ctx, ops)
+	}
+	results := make([]remote.Result, len(ops))
+	for i := range ops {
+		results[i] = e.doOne(ctx, &ops[i])
+	}
+	return results
+}
+
+func (e *StandardExecutor) doOne(ctx context.Context, op *remote.Op) (r remote.Result) {
+	switch op.Kind {
+	case remote.OpSubmit:
+		r.Task, r.Err = e.env.Tasks.Submit(ctx, op.Spec)
+	case remote.OpClaim:
+		r.Claim, r.Task, r.Err = e.env.Tasks.Claim(ctx, op.TaskID, e.env.Route)
+	case remote.OpReport:
+		r.Task, r.Err = e.env.Tasks.Report(ctx, op.Claim, op.Result, op.ResultType)
+	case remote.OpFail:
+		r.Task, r.Err = e.env.Tasks.Fail(ctx, op.Claim, op.Reason)
+	case remote.OpRelease:
+		r.Task, r.Err = e.env.Tasks.Release(ctx, op.Claim)
+	case remote.OpCancel:
+		r.Task, r.Err = e.env.Tasks.Cancel(ctx, op.TaskID, e.env.Agent)
+	}
+	return r
+}
+
+// finish takes in what came of an operation.
+func (e *StandardExecutor) finish(op *remote.Op, r remote.Result) error {
+	switch op.Kind {
+	case remote.OpSubmit:
+		e.submitted(op.Spec.ID, r)
+	case remote.OpClaim:
+		return e.won(r)
+	case remote.OpReport, remote.OpFail:
+		e.settled(op.Claim, r.Err)
+	}
+	return r.Err
+}
+
+// submission enters the task as outstanding before it exists, so that its end cannot be missed.
+func (e *StandardExecutor) submission(spec task.Spec) (remote.Op, error) {
 	spec.Submitter = e.env.Agent
 	if spec.ID == "" {
 		spec.ID = task.NewID()
 	}
-	if err := e.expect(spec.ID); err != nil {
-		return err
-	}
-	_, err := e.env.Tasks.Submit(ctx, spec)
-	if err != nil {
-		e.mu.Lock()
-		delete(e.outstanding, spec.ID)
-		e.mu.Unlock()
-	}
-	return err
+	return remote.Op{Kind: remote.OpSubmit, Spec: spec}, e.expect(spec.ID)
 }
 
 func (e *StandardExecutor) expect(id string) error {
@@ -70,10 +125,28 @@ func (e *StandardExecutor) expect(id string) error {
 	return nil
 }
 
-// Observe takes in a change of a task: the end of one that was submitted here waits for Collect. It
-// does not block.
+// submitted takes in how a submission has ended. One that was made before, and whose answer was lost,
+// may be of a task that has ended.
+func (e *StandardExecutor) submitted(id string, r remote.Result) {
+	if r.Err != nil {
+		e.mu.Lock()
+		delete(e.outstanding, id)
+		e.mu.Unlock()
+		return
+	}
+	e.Observe(r.Task)
+}
+
+// Observe takes in a change of a task: the end of one that was submitted here waits for Collect, and that
+// of one that is held here stops the tools that work on it. It does not block.
 func (e *StandardExecutor) Observe(t task.Task) {
-	if !t.Status.Terminal() || t.Submitter != e.env.Agent {
+	if !t.Status.Terminal() {
+		return
+	}
+	if t.Claimant == e.env.Agent {
+		e.stopCalls(&t)
+	}
+	if t.Submitter != e.env.Agent {
 		return
 	}
 	e.mu.Lock()
@@ -88,30 +161,48 @@ func (e *StandardExecutor) Observe(t task.Task) {
 	}
 }
 
-func (e *StandardExecutor) claim(ctx context.Context, id string) error {
-	if err := e.roomForClaim(); err != nil {
-		return err
-	}
-	claim, t, err := e.env.Tasks.Claim(ctx, id, e.env.Route)
-	if err != nil {
-		return err
-	}
+// stopCalls stops the tools that work on a task that has ended. The claim stays until the agent knows.
+func (e *StandardExecutor) stopCalls(t *task.Task) {
 	e.mu.Lock()
-	if e.held == nil {
-		e.held = map[string]*heldClaim{}
+	defer e.mu.Unlock()
+	if h := e.held[t.ID]; h != nil && h.claim.Epoch == t.Epoch && !h.over {
+		h.over = true
+		close(h.ended)
 	}
-	e.held[id] = &heldClaim{claim: claim}
-	e.claimed = append(e.claimed, t)
-	e.mu.Unlock()
+}
+
+// won takes in what came of a claim. A claim that the agent holds already, it has not won.
+func (e *StandardExecutor) won(r remote.Result) error {
+	if r.Err != nil {
+		return r.Err
+	}
+	if !e.hold(r) {
+		return fmt.Errorf("claim_task %.80q: %w: this agent holds it", r.Claim.TaskID, task.ErrNotPending)
+	}
 	e.env.Notify()
 	return nil
 }
 
-// roomForClaim makes sure of room for one more claim, forgetting those that have run out.
-func (e *StandardExecutor) roomForClaim() error {
+func (e *StandardExecutor) hold(r remote.Result) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if len(e.held) < MaxHeldClaims {
+	id := r.Claim.TaskID
+	if h := e.held[id]; h != nil && h.claim.Epoch == r.Claim.Epoch {
+		return false
+	}
+	if e.held == nil {
+		e.held = map[string]*heldClaim{}
+	}
+	e.held[id] = &heldClaim{claim: r.Claim, ended: make(chan struct{})}
+	e.claimed = append(e.claimed, r.Task)
+	return true
+}
+
+// roomForClaim makes sure of room for one more claim after others, forgetting those that have run out.
+func (e *StandardExecutor) roomForClaim(others int) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.held)+others < MaxHeldClaims {
 		return nil
 	}
 	now := time.Now()
@@ -120,42 +211,54 @@ func (e *StandardExecutor) roomForClaim() error {
 			delete(e.held, id)
 		}
 	}
-	if len(e.held) >= MaxHeldClaims {
+	if len(e.held)+others >= MaxHeldClaims {
 		return fmt.Errorf("claim_task: %w: the agent holds %d tasks", ErrTooMany, MaxHeldClaims)
 	}
 	return nil
 }
 
-// settle ends a task that the agent holds. The claim is let go unless the store could not be asked.
-func (e *StandardExecutor) settle(id string, end func(task.Claim) error) error {
+// claimOf returns the claim on a task that the agent holds.
+func (e *StandardExecutor) claimOf(id string) (task.Claim, error) {
 	e.mu.Lock()
-	held := e.held[id]
-	e.mu.Unlock()
-	if held == nil {
-		return fmt.Errorf("task %.80q: %w", id, ErrNotHeld)
+	defer e.mu.Unlock()
+	if h := e.held[id]; h != nil {
+		return h.claim, nil
 	}
-	err := end(e.current(held))
-	if err == nil || task.IsLost(err) {
-		e.mu.Lock()
-		delete(e.held, id)
-		e.mu.Unlock()
+	return task.Claim{}, fmt.Errorf("task %.80q: %w", id, ErrNotHeld)
+}
+
+// settled lets a claim go unless the tasks could not be asked.
+func (e *StandardExecutor) settled(c task.Claim, err error) {
+	if err != nil && !task.IsLost(err) {
+		return
 	}
-	return err
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if h := e.held[c.TaskID]; h != nil && h.claim.Epoch == c.Epoch {
+		delete(e.held, c.TaskID)
+	}
 }
 
 // releaseClaims gives back the tasks that the agent holds, so that others need not wait for the claims
-// to run out.
+// to run out. Where nobody can be reached to give them back to, they have to.
 func (e *StandardExecutor) releaseClaims(ctx context.Context) error {
 	e.mu.Lock()
 	held := e.held
 	e.held = nil
 	e.mu.Unlock()
-	var errs []error
+	var ops []remote.Op
 	for _, h := range held {
-		_, err := e.env.Tasks.Release(ctx, h.claim)
-		if err != nil && !errors.Is(err, task.ErrClaimLost) && !errors.Is(err, task.ErrTerminal) {
-			errs = append(errs, err)
+		ops = append(ops, remote.Op{Kind: remote.OpRelease, Claim: h.claim})
+	}
+	var errs []error
+	for _, r := range e.do(ctx, ops) {
+		if r.Err != nil && !errors.Is(r.Err, task.ErrClaimLost) && !errors.Is(r.Err, task.ErrTerminal) {
+			errs = append(errs, r.Err)
 		}
+	}
+	if _, elsewhere := e.env.Tasks.(binder); elsewhere && len(errs) > 0 {
+		e.env.Logger.WarnContext(ctx, "cannot give tasks back; their claims run out", "agent", e.env.Name, "tasks", len(errs), "error", errs[0])
+		return nil
 	}
 	return errors.Join(errs...)
 }

@@ -2,7 +2,9 @@ package converge
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/converge-agents/converge/task"
@@ -54,32 +56,52 @@ func (e *StandardExecutor) keepClaim(ctx context.Context, lost context.CancelCau
 	if held == nil {
 		return func() {}
 	}
-	done := make(chan struct{})
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
+	ctx, cancel := context.WithCancel(ctx)
+	var keeping sync.WaitGroup
+	keeping.Go(func() {
 		for {
 			claim := e.current(held)
 			pause := time.NewTimer(max(time.Until(claim.Expires)/3, time.Millisecond))
 			select {
-			case <-done:
+			case <-ctx.Done():
 				pause.Stop()
+				return
+			case <-held.ended:
+				pause.Stop()
+				lost(fmt.Errorf("task %q is no longer held: %w", claim.TaskID, task.ErrTerminal))
 				return
 			case <-pause.C:
 			}
-			renewed, err := e.env.Tasks.Heartbeat(ctx, claim)
-			switch {
-			case err == nil:
-				e.renew(held, renewed)
-			case task.IsLost(err):
+			if err := e.heartbeat(ctx, held, claim); err != nil {
 				lost(fmt.Errorf("task %q is no longer held: %w", claim.TaskID, err))
 				return
-			default:
-				e.env.Logger.WarnContext(ctx, "cannot renew claim", "agent", e.env.Name, "task", claim.TaskID, "error", err)
 			}
 		}
-	}()
-	return func() { close(done); <-ended }
+	})
+	return func() { cancel(); keeping.Wait() }
+}
+
+// minHeartbeat is how long a heartbeat may take in any case.
+const minHeartbeat = 200 * time.Millisecond
+
+// heartbeat renews a claim, and returns an error if it is lost, which it is too when it runs out while the
+// tasks cannot be asked. It is tried again otherwise.
+func (e *StandardExecutor) heartbeat(ctx context.Context, held *heldClaim, claim task.Claim) error {
+	ctx, cancel := context.WithTimeout(ctx, max(time.Until(claim.Expires)/2, minHeartbeat)) // with time for another
+	defer cancel()
+	renewed, err := e.env.Tasks.Heartbeat(ctx, claim)
+	if err == nil {
+		e.renew(held, renewed)
+		return nil
+	}
+	if task.IsLost(err) || !time.Now().Before(claim.Expires) {
+		return err
+	}
+	if errors.Is(context.Cause(ctx), context.Canceled) { // the call has ended
+		return nil
+	}
+	e.env.Logger.WarnContext(ctx, "cannot renew claim", "agent", e.env.Name, "task", claim.TaskID, "error", err)
+	return nil
 }
 
 func (e *StandardExecutor) current(held *heldClaim) task.Claim {

@@ -23,28 +23,36 @@ func (f *fallback) Execute(ctx context.Context, d Decision) error {
 	if !ok {
 		return fmt.Errorf("%s: %w: the runtime has no executor (Config.Executor, Config.Tasks), only messages are sent", kindLabel(d.Kind()), ErrNotConfigured)
 	}
-	draft, err := f.hook(ctx, s.Draft)
-	if err != nil {
+	if err := f.hook(ctx, &s.Draft); err != nil {
 		return err
 	}
-	return f.send(ctx, draft)
+	return f.send(ctx, s.Draft)
 }
 
-func (f *fallback) SendAll(ctx context.Context, sends []SendMessage) []error {
-	return sendPassed(ctx, sends, f.sendAll, func(d message.Draft) (message.Draft, error) { return f.hook(ctx, d) })
+func (f *fallback) SendAll(ctx context.Context, drafts []message.Draft) []error {
+	return sendPassed(ctx, drafts, f.sendAll, func(d *message.Draft) error { return f.hook(ctx, d) })
 }
 
-// hook runs FallbackPreSend, if there is one; its panic drops the message.
-func (f *fallback) hook(ctx context.Context, d message.Draft) (_ message.Draft, err error) {
+func (f *fallback) ExecuteTasks(ctx context.Context, decisions []Decision) []error {
+	errs := make([]error, len(decisions))
+	for i, d := range decisions {
+		errs[i] = f.Execute(ctx, d)
+	}
+	return errs
+}
+
+// hook has FallbackPreSend, if there is one, change the draft or drop it; its panic drops it too.
+func (f *fallback) hook(ctx context.Context, d *message.Draft) (err error) {
 	if f.preSend == nil {
-		return d, nil
+		return nil
 	}
 	defer panics.Catch(&err, "FallbackPreSend")
-	draft := f.preSend(ctx, d)
-	if draft == nil {
-		return d, transport.ErrDropped
+	changed := f.preSend(ctx, *d)
+	if changed == nil {
+		return transport.ErrDropped
 	}
-	return *draft, nil
+	*d = *changed
+	return nil
 }
 
 func (f *fallback) Collect() ([]ToolResult, []task.Task, []task.Task) { return nil, nil, nil }

@@ -15,6 +15,7 @@ import (
 	"github.com/converge-agents/converge/internal/panics"
 	"github.com/converge-agents/converge/internal/stat"
 	"github.com/converge-agents/converge/message"
+	"github.com/converge-agents/converge/store"
 	"github.com/converge-agents/converge/task"
 	"github.com/converge-agents/converge/transport"
 )
@@ -55,7 +56,7 @@ type Config struct {
 
 	// Tasks and Executor say what decisions can do. With neither there is no executor, only the
 	// fallback path: messages are sent, through RuntimeHooks.FallbackPreSend, and nothing else.
-	Tasks     *task.Manager
+	Tasks     Tasks    // a task.Manager, or a remote.Client of one in another process
 	TaskKinds []string // the kinds of tasks that the agent wants to see; none means all
 	Executor  *ExecutorConfig
 
@@ -71,8 +72,12 @@ type Config struct {
 	// decisions of a turn then share a signature.
 	Signature message.Mode
 
-	// Verifier sets limits of verification; Self, Network and Keys are set by the runtime.
+	// Verifier sets limits of verification; Self, Network, Keys and Marks are set by the runtime.
 	Verifier message.VerifierConfig
+	// Marks, if set, keeps what the agent has accepted across restarts (see message.Marks): it then accepts
+	// nothing twice, and yet takes what was sent while it was away. Without it, a restarted agent refuses
+	// what was sent before it started.
+	Marks store.Store
 
 	Logger *slog.Logger // nil means slog.Default
 
@@ -111,6 +116,10 @@ func (c *Config) setDefaults() {
 	c.DrainTimeout = cmp.Or(c.DrainTimeout, DefaultDrainTimeout)
 	c.Logger = cmp.Or(c.Logger, slog.Default())
 	c.Verifier.Self, c.Verifier.Network, c.Verifier.Keys = c.Identity.ID(), c.Network, c.Registry
+	c.Tasks = orNil(c.Tasks)
+	if c.hasRemoteTasks() {
+		c.Inbox.WhenFull = transport.DropNewest
+	}
 }
 
 // Runtime runs one agent. Its methods are safe for concurrent use.
@@ -119,6 +128,7 @@ type Runtime struct {
 	log      *slog.Logger
 	signer   *message.Signer
 	verifier *message.Verifier
+	marks    *message.Marks // nil without Config.Marks
 	hooked   *transport.Hooked
 	executor executor
 	inbox    *Inbox
@@ -128,7 +138,8 @@ type Runtime struct {
 
 	turnStarted atomic.Int64 // when the current turn began, in nanoseconds since 1970; 0 between turns
 
-	failures []Failure // of the last turn; Run's goroutine only
+	failures []Failure       // of the last turn; Run's goroutine only
+	drafts   []message.Draft // memory of executeAll; empty between turns
 	backoff  time.Duration
 
 	turns     stat.Counter
@@ -151,6 +162,15 @@ func New(c Config) (*Runtime, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.Marks != nil {
+		r.marks, err = message.NewMarks(message.MarksConfig{
+			Store: c.Marks, Network: c.Network, Agent: c.Identity.ID(), Logger: r.log, Now: c.Verifier.Now,
+		})
+		if err != nil {
+			return nil, err
+		}
+		c.Verifier.Marks = r.marks
+	}
 	if r.verifier, err = message.NewVerifier(c.Verifier); err != nil {
 		return nil, err
 	}
@@ -167,8 +187,14 @@ func New(c Config) (*Runtime, error) {
 		return nil, err
 	}
 	r.profile = profileOf(c)
-	r.executor, err = r.newExecutor()
-	return r, err
+	if r.executor, err = r.newExecutor(); err != nil {
+		return nil, err
+	}
+	if err := r.bindTasks(); err != nil {
+		return nil, err
+	}
+	r.handOutWake()
+	return r, nil
 }
 
 func profileOf(c Config) task.Profile {
@@ -182,7 +208,8 @@ func profileOf(c Config) task.Profile {
 // executor is what carries out decisions: a [StandardExecutor], or the fallback path.
 type executor interface {
 	Execute(ctx context.Context, d Decision) error
-	SendAll(ctx context.Context, sends []SendMessage) []error
+	SendAll(ctx context.Context, drafts []message.Draft) []error
+	ExecuteTasks(ctx context.Context, decisions []Decision) []error
 	Collect() (results []ToolResult, claimed, ended []task.Task)
 	Observe(t task.Task)
 	Busy() bool
@@ -236,10 +263,13 @@ func (r *Runtime) Run(ctx context.Context) error {
 	if !r.state.CompareAndSwap(int32(StateNew), int32(StateStarting)) {
 		return errors.New("run agent: Run was called before")
 	}
-	err := r.config.Transport.Start(ctx)
+	err := r.openMarks(ctx)
 	if err == nil {
-		err = r.runStarted(ctx)
-		r.config.Transport.Close()
+		if err = r.config.Transport.Start(ctx); err == nil {
+			err = r.runStarted(ctx)
+			r.config.Transport.Close()
+		}
+		r.closeMarks(ctx)
 	}
 	r.state.Store(int32(StateStopped))
 	if err == nil || ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) { // stopped while it started
@@ -263,6 +293,26 @@ func (r *Runtime) runStarted(ctx context.Context) error {
 		return errors.Join(err, r.close(ctx))
 	}
 	return r.finish(ctx, r.loop(ctx), leave, stopReceiving)
+}
+
+func (r *Runtime) openMarks(ctx context.Context) error {
+	if r.marks == nil {
+		return nil
+	}
+	return r.marks.Open(ctx)
+}
+
+// closeMarks writes down what the agent has accepted. If that fails, its next run refuses more than it
+// would have to.
+func (r *Runtime) closeMarks(ctx context.Context) {
+	if r.marks == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.config.DrainTimeout)
+	defer cancel()
+	if err := r.marks.Close(ctx); err != nil {
+		r.log.Warn("replay marks are not exact", "error", err)
+	}
 }
 
 // prepare is what comes before the agent receives anything.
@@ -298,6 +348,7 @@ type membership struct{ network, tasks func() }
 func (r *Runtime) finish(ctx context.Context, cause error, leave membership, stopReceiving func()) error {
 	r.state.Store(int32(StateDraining))
 	stopReceiving()
+	defer r.receiveAnswers(ctx)()
 	r.drain(ctx)
 	leave.network()
 	leave.tasks()
@@ -324,6 +375,9 @@ func (r *Runtime) receive(ctx context.Context, fail context.CancelCauseFunc) {
 
 // take puts a message into the inbox. One that the inbox's policy drops is dealt with.
 func (r *Runtime) take(ctx context.Context, m *message.Message) error {
+	if r.isLateAnswer(m) {
+		return nil
+	}
 	err := r.inbox.Put(ctx, m)
 	if errors.Is(err, transport.ErrQueueFull) {
 		return nil

@@ -109,11 +109,11 @@ func TestExecutorWithoutSendAllSendsOneByOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer e.Close(t.Context())
-	var sends []converge.SendMessage
+	var drafts []message.Draft
 	for i := range 3 {
-		sends = append(sends, converge.SendMessage{Draft: message.Draft{Body: fmt.Append(nil, i)}})
+		drafts = append(drafts, message.Draft{Body: fmt.Append(nil, i)})
 	}
-	errs := e.SendAll(t.Context(), sends)
+	errs := e.SendAll(t.Context(), drafts)
 	if len(sent) != 3 || errs[0] != nil || !errors.Is(errs[1], odd) || errs[2] != nil {
 		t.Errorf("sent %v, %v", sent, errs)
 	}

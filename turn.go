@@ -58,43 +58,68 @@ func (r *Runtime) decide(ctx context.Context, t Turn) (decisions []Decision, err
 	return r.config.Agent.Decide(ctx, t)
 }
 
-// executeAll carries out decisions in their order. Messages that follow each other go out together.
+// maxTogether bounds the messages that go out together, within one send timeout.
+const maxTogether = 256
+
+// executeAll carries out decisions in their order. Messages that follow each other go out together, and
+// so do decisions of one kind about tasks.
 func (r *Runtime) executeAll(ctx context.Context, decisions []Decision) {
 	for len(decisions) > 0 {
-		sends := leadingSends(decisions)
-		if len(sends) < 2 {
+		n := leading(decisions, maxTogether)
+		switch {
+		case n < 2:
 			r.execute(ctx, decisions[0])
-			decisions = decisions[1:]
-			continue
+		case decisions[0].Kind() == SendMessage{}.Kind():
+			r.executeSends(ctx, decisions[:n])
+		default:
+			r.tally(ctx, decisions[:n], r.executor.ExecuteTasks(ctx, decisions[:n]))
 		}
-		failed := 0
-		for i, err := range r.executor.SendAll(ctx, sends) {
-			if err != nil {
-				failed++
-				r.fail(ctx, sends[i], err)
-			}
-		}
-		r.decided.addMany(SendMessage{}.Kind(), len(sends)-failed, failed)
-		decisions = decisions[len(sends):]
+		decisions = decisions[n:]
 	}
 }
 
-func leadingSends(decisions []Decision) []SendMessage {
-	n := 0
-	for n < len(decisions) {
-		if _, ok := decisions[n].(SendMessage); !ok {
-			break
+// leading returns how many decisions at the beginning can be carried out together; at least one.
+func leading(decisions []Decision, most int) int {
+	first := decisions[0]
+	if !goesTogether(first) {
+		return 1
+	}
+	for n, d := range decisions[:min(len(decisions), most)] {
+		if !goesTogether(d) || d.Kind() != first.Kind() {
+			return n
 		}
-		n++
 	}
-	if n < 2 {
-		return nil
+	return min(len(decisions), most)
+}
+
+// goesTogether goes by the type: a custom decision may claim the kind of one of ours.
+func goesTogether(d Decision) bool {
+	switch d.(type) {
+	case SendMessage, SubmitTask, ClaimTask, ReportTask, FailTask, CancelTask:
+		return true
 	}
-	sends := make([]SendMessage, n)
-	for i := range sends {
-		sends[i] = decisions[i].(SendMessage)
+	return false
+}
+
+func (r *Runtime) executeSends(ctx context.Context, sends []Decision) {
+	for _, d := range sends {
+		r.drafts = append(r.drafts, d.(SendMessage).Draft)
 	}
-	return sends
+	r.tally(ctx, sends, r.executor.SendAll(ctx, r.drafts))
+	clear(r.drafts)
+	r.drafts = r.drafts[:0]
+}
+
+// tally counts what became of decisions of one kind, and has the agent see what could not be done.
+func (r *Runtime) tally(ctx context.Context, decisions []Decision, errs []error) {
+	failed := 0
+	for i, err := range errs {
+		if err != nil {
+			failed++
+			r.fail(ctx, decisions[i], err)
+		}
+	}
+	r.decided.addMany(decisions[0].Kind(), len(decisions)-failed, failed)
 }
 
 func (r *Runtime) execute(ctx context.Context, d Decision) {

@@ -12,6 +12,7 @@ import (
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/task"
+	"github.com/converge-agents/converge/task/remote"
 )
 
 const (
@@ -62,6 +63,7 @@ type Coordinator struct {
 	byID      map[string]int
 	waiting   map[string]*waiting // submitted, not settled
 	again     []converge.Decision // submissions that found no room, cancellations that went wrong
+	away      bool                // the tasks could not be reached in the last turn
 	inquiries inquiries
 	deadline  time.Time
 	overdue   bool
@@ -144,6 +146,7 @@ func (k *Coordinator) OnStart(context.Context) error {
 // Decide implements converge.Agent.
 func (k *Coordinator) Decide(_ context.Context, t converge.Turn) ([]converge.Decision, error) {
 	before := k.Progress()
+	k.away = false
 	for _, f := range t.Failures {
 		k.failed(f)
 	}
@@ -165,8 +168,9 @@ func (k *Coordinator) Decide(_ context.Context, t converge.Turn) ([]converge.Dec
 // failed deals with what could not be done in the last turn.
 func (k *Coordinator) failed(f converge.Failure) {
 	switch d := f.Decision.(type) {
-	case converge.SubmitTask: // one that only found no room is tried again
-		if errors.Is(f.Err, task.ErrFull) || errors.Is(f.Err, converge.ErrTooMany) {
+	case converge.SubmitTask: // one that only found no room, or nobody, is tried again
+		k.away = k.away || errors.Is(f.Err, remote.ErrUnavailable)
+		if errors.Is(f.Err, task.ErrFull) || errors.Is(f.Err, converge.ErrTooMany) || errors.Is(f.Err, remote.ErrUnavailable) {
 			k.again = append(k.again, d)
 		} else {
 			k.settle(Outcome{Task: task.Task{Spec: d.Spec, Status: task.Failed, Error: f.Err.Error()}, Err: f.Err})
@@ -233,8 +237,14 @@ func (k *Coordinator) compare(id string, w *waiting) {
 	}
 }
 
-// submit keeps the window full, and tries again what is to be tried again.
+// submit keeps the window full, and tries again what is to be tried again: where the tasks could not be
+// reached, one of them, to see.
 func (k *Coordinator) submit() []converge.Decision {
+	if k.away && len(k.again) > 0 {
+		first := k.again[0]
+		k.again = k.again[1:]
+		return []converge.Decision{first, converge.Wake{After: askAfter}}
+	}
 	decisions := k.again
 	k.again = nil
 	for k.next < len(k.config.Tasks) && len(k.waiting) < k.config.Window && !k.overdue {

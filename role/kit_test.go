@@ -131,7 +131,10 @@ func (p *plant) run(id *identity.Identity, c converge.Config) (stop func()) {
 		p.t.Fatal(err)
 	}
 	c.Identity, c.Network, c.Registry, c.Transport = id, network, p.registry, p.wires.Endpoint(id.ID())
-	c.Tasks, c.Logger = p.tasks, slog.New(slog.DiscardHandler)
+	c.Logger = slog.New(slog.DiscardHandler)
+	if c.Tasks == nil {
+		c.Tasks = p.tasks
+	}
 	r := must(converge.New(c))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -149,15 +152,22 @@ func (p *plant) run(id *identity.Identity, c converge.Config) (stop func()) {
 // worker runs a worker that has all tools.
 func (p *plant) worker(id *identity.Identity, concurrency int) (stop func()) {
 	p.t.Helper()
+	return p.workerWith(id, concurrency, converge.Config{})
+}
+
+func (p *plant) workerWith(id *identity.Identity, concurrency int, rest converge.Config) (stop func()) {
+	p.t.Helper()
 	tools := map[string]string{}
 	for _, name := range p.tools.Names() {
 		tools[name] = name
 	}
 	w := must(role.NewWorker(role.WorkerConfig{ID: id.ID(), Tools: tools, Concurrency: concurrency}))
-	return p.run(id, converge.Config{
-		Agent: w, Capabilities: w.Capabilities(), TaskKinds: w.Kinds(),
-		Executor: &converge.ExecutorConfig{Tools: p.tools, ToolAllowlist: p.tools.Names()},
-	})
+	rest.Agent, rest.Capabilities, rest.TaskKinds = w, w.Capabilities(), w.Kinds()
+	if rest.Executor == nil {
+		rest.Executor = &converge.ExecutorConfig{}
+	}
+	rest.Executor.Tools, rest.Executor.ToolAllowlist = p.tools, p.tools.Names()
+	return p.run(id, rest)
 }
 
 // coordinator runs a coordinator.

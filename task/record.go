@@ -11,6 +11,7 @@ import (
 	"github.com/fxamacker/cbor/v2"
 
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/cose"
 	"github.com/converge-agents/converge/store"
 )
 
@@ -151,21 +152,21 @@ type statePart struct {
 // append appends the bytes of a record. The second map is written field by field, in a third of the
 // time that reflection takes, since every change of a task writes one.
 func (r *record) append(buf []byte) []byte {
-	buf = append(buf, majorArray|3, recordVersion)
-	w := newMapWriter(append(buf, r.encoded...))
-	w.uint(1, uint64(r.status))
+	buf = cose.AppendUint(cose.AppendArray(buf, 3), recordVersion)
+	w := cose.NewMapWriter(append(buf, r.encoded...))
+	w.Uint(1, uint64(r.status))
 	if !r.claimant.IsZero() {
-		w.bytes(2, r.claimant[:])
+		w.Bytes(2, r.claimant[:])
 	}
-	w.uint(3, r.epoch)
-	w.int(4, r.expires)
-	w.int(5, r.updated)
+	w.Uint(3, r.epoch)
+	w.Int(4, r.expires)
+	w.Int(5, r.updated)
 	if o := r.outcome; o != nil {
-		w.bytes(6, o.result)
-		w.text(7, o.resultType)
-		w.text(8, o.reason)
+		w.Bytes(6, o.result)
+		w.Text(7, o.resultType)
+		w.Text(8, o.reason)
 	}
-	return w.end()
+	return w.End()
 }
 
 // buffers are for records on their way to the store, which copies them.

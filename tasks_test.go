@@ -1,0 +1,259 @@
+package converge_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/converge-agents/converge"
+	"github.com/converge-agents/converge/discovery"
+	"github.com/converge-agents/converge/message"
+	"github.com/converge-agents/converge/ratelimit"
+	"github.com/converge-agents/converge/task"
+	"github.com/converge-agents/converge/task/remote"
+	"github.com/converge-agents/converge/tool"
+)
+
+func TestManagerThatWasNotMadeIsNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		for _, none := range []converge.Tasks{nil, (*task.Manager)(nil), (*remote.Client)(nil)} {
+			s := &script{decide: once(converge.ClaimTask{TaskID: "a"})}
+			c := w.config(s)
+			c.Tasks, c.Executor = none, &converge.ExecutorConfig{}
+			a := w.run(c)
+			time.Sleep(time.Second)
+			if err := a.end(); err != nil {
+				t.Errorf("%T: %v", none, err)
+			}
+			if failures := s.failures(); len(failures) != 1 || !errors.Is(failures[0], converge.ErrNotConfigured) {
+				t.Errorf("%T: failures %v", none, failures)
+			}
+		}
+	})
+}
+
+func TestClientIsForOneAgent(t *testing.T) {
+	w := newWorld(t)
+	client := must(remote.New(remote.Config{Host: w.peer().id.ID()}))
+	first, second := w.config(&script{}), w.config(&script{})
+	first.Tasks, second.Tasks = client, client
+	if _, err := converge.New(first); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := converge.New(second); err == nil || !strings.Contains(err.Error(), "bound") {
+		t.Errorf("a second agent: %v", err)
+	}
+}
+
+// wakeful is an agent that the test wakes.
+type wakeful struct {
+	script
+	wake func()
+}
+
+func (a *wakeful) SetWake(wake func()) { a.wake = wake }
+
+func TestWakerGetsATurnWheneverItWants(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := &wakeful{}
+		w.run(w.config(a))
+		time.Sleep(time.Second)
+		for i := range 3 {
+			for range 10 {
+				a.wake() // counts as one
+			}
+			time.Sleep(time.Second)
+			if got := len(a.seen()); got != i+2 {
+				t.Errorf("%d turns after waking it %d times", got, i+1)
+			}
+		}
+	})
+}
+
+// countingTasks counts what is asked for at once.
+type countingTasks struct {
+	*task.Manager
+	batches [][]remote.Op
+}
+
+func (c *countingTasks) Do(_ context.Context, ops []remote.Op) []remote.Result {
+	c.batches = append(c.batches, ops)
+	results := make([]remote.Result, len(ops))
+	for i, o := range ops {
+		results[i].Task.ID = o.Spec.ID
+		if o.Spec.Kind == "bad" {
+			results[i].Err = task.ErrInvalid
+		}
+	}
+	return results
+}
+
+func TestDecisionsOfOneKindAreCarriedOutTogether(t *testing.T) {
+	w := newWorld(t)
+	tasks := &countingTasks{Manager: w.tasks}
+	id := w.peer().id.ID()
+	e := must(converge.NewStandardExecutor(converge.ExecutorConfig{}, converge.ExecutorEnv{
+		Agent: id, Tasks: tasks, Send: func(context.Context, message.Draft) error { return nil },
+	}))
+	defer e.Close(t.Context())
+	errs := e.ExecuteTasks(t.Context(), []converge.Decision{
+		converge.SubmitTask{Spec: task.Spec{ID: "a"}}, converge.SubmitTask{Spec: task.Spec{ID: "a"}},
+		converge.SubmitTask{Spec: task.Spec{ID: "b", Kind: "bad"}}, converge.SubmitTask{Spec: task.Spec{ID: "c"}},
+	})
+	if len(tasks.batches) != 1 || len(tasks.batches[0]) != 3 || tasks.batches[0][0].Spec.Submitter != id {
+		t.Fatalf("asked for %+v", tasks.batches)
+	}
+	if errs[0] != nil || !errors.Is(errs[1], task.ErrExists) || !errors.Is(errs[2], task.ErrInvalid) || errs[3] != nil {
+		t.Errorf("errors %v", errs)
+	}
+	if err := e.Execute(t.Context(), converge.SubmitTask{Spec: task.Spec{ID: "b"}}); err != nil {
+		t.Errorf("what was refused can be submitted again: %v", err)
+	}
+	reports := e.ExecuteTasks(t.Context(), []converge.Decision{converge.ReportTask{TaskID: "x"}, &converge.ReportTask{}, impostor{}})
+	if !errors.Is(reports[0], converge.ErrNotHeld) || reports[1] == nil || reports[2] == nil || len(tasks.batches) != 2 {
+		t.Errorf("errors %v, %d batches", reports, len(tasks.batches))
+	}
+}
+
+// impostor is a decision of another package under a name of this one.
+type impostor struct{}
+
+func (impostor) Kind() string { return converge.ReportTask{}.Kind() }
+
+// unreachable is a task manager whose heartbeats find nobody.
+type unreachable struct {
+	*task.Manager
+	heartbeats atomic.Int64
+}
+
+func (u *unreachable) Heartbeat(context.Context, task.Claim) (task.Claim, error) {
+	u.heartbeats.Add(1)
+	return task.Claim{}, errors.New("nobody there")
+}
+
+func TestToolIsStoppedWhenItsClaimRunsOutUnrenewed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		b := newToolbox(t)
+		tasks := &unreachable{Manager: w.tasks}
+		s := spec("a") // with ten seconds to live
+		s.Submitter = w.peer().id.ID()
+		must(w.tasks.Submit(t.Context(), s))
+		slow := worker("hang")
+		c := w.worker(slow, b)
+		c.Tasks, c.Executor.ToolTimeout = tasks, time.Hour
+		w.run(c)
+		time.Sleep(9 * time.Second)
+		if n := len(slow.results()); n != 0 {
+			t.Errorf("%d results while the claim lasts", n)
+		}
+		time.Sleep(2 * time.Second)
+		if results := slow.results(); len(results) != 1 || !errors.Is(results[0].Err, tool.ErrCancelled) {
+			t.Errorf("results %+v, want one that was cancelled", results)
+		}
+		if n := tasks.heartbeats.Load(); n > 30 {
+			t.Errorf("%d heartbeats in ten seconds", n)
+		}
+	})
+}
+
+func TestCancellationStopsTheToolAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		b := newToolbox(t)
+		boss := w.peer().id.ID()
+		s := spec("a")
+		s.Submitter, s.ClaimTTL = boss, time.Hour
+		must(w.tasks.Submit(t.Context(), s))
+		slow := worker("hang")
+		c := w.worker(slow, b)
+		c.Executor.ToolTimeout = 2 * time.Hour
+		w.run(c)
+		time.Sleep(time.Minute)
+		must(w.tasks.Cancel(t.Context(), "a", boss))
+		time.Sleep(time.Millisecond)
+		synctest.Wait()
+		if results := slow.results(); len(results) != 1 || !errors.Is(results[0].Err, tool.ErrCancelled) || results[0].Duration != time.Minute {
+			t.Errorf("results %+v, want one that was cancelled after a minute", results)
+		}
+	})
+}
+
+// TestRequestsWaitForTheEgressLimit has an agent submit more than it may send.
+func TestRequestsWaitForTheEgressLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		host := w.peer()
+		desk := must(remote.NewHost(remote.HostConfig{Tasks: w.tasks, Allow: remote.AllowAll, Logger: quiet}))
+		go func() {
+			for {
+				m, err := host.Receive(t.Context())
+				if err != nil {
+					return
+				}
+				if d, ok := desk.Answer(t.Context(), m); ok {
+					host.Send(t.Context(), d)
+				}
+			}
+		}()
+		var submit []converge.Decision
+		for i := range 20 {
+			submit = append(submit, converge.SubmitTask{Spec: task.Spec{ID: fmt.Sprint(i), Kind: "k"}}, converge.Wake{After: time.Minute})
+		}
+		boss := &script{decide: once(submit...)}
+		c := w.config(boss)
+		c.Tasks = must(remote.New(remote.Config{Host: host.id.ID()}))
+		c.Executor = &converge.ExecutorConfig{Limiter: must(ratelimit.New(ratelimit.Config{
+			Global: ratelimit.Unlimited, Sender: ratelimit.Limit{Rate: 2, Burst: 4}, Topic: ratelimit.Unlimited,
+		}))}
+		a := w.run(c)
+		time.Sleep(5 * time.Second)
+		if s := a.Stats(); s.Signed < 12 || s.Signed > 14 {
+			t.Errorf("%d messages in 5 seconds", s.Signed)
+		}
+		time.Sleep(10 * time.Second)
+		if failures := boss.failures(); len(failures) != 0 {
+			t.Errorf("failures %v", failures)
+		}
+		if got := w.tasks.Visible(task.Profile{}, 100); len(got) != 20 {
+			t.Errorf("%d tasks were submitted", len(got))
+		}
+	})
+}
+
+// TestLateAnswersAreNotShown has a host that answers when nobody waits any more.
+func TestLateAnswersAreNotShown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		host := w.peer()
+		bob := &script{}
+		c := w.config(bob)
+		c.Tasks = must(remote.New(remote.Config{Host: host.id.ID()}))
+		c.Capabilities = []discovery.Capability{{Name: "work"}}
+		r := w.run(c)
+		m := must(host.Receive(t.Context()))
+		time.Sleep(time.Minute)
+		for _, contentType := range []string{remote.ReplyType, "text/plain"} {
+			_, err := host.Send(t.Context(), message.Draft{To: r.ID(), InReplyTo: m.ID(), ContentType: contentType, Body: []byte(contentType)})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Second)
+		expectBodies(t, bob, "text/plain")
+		go func() {
+			for {
+				if _, err := host.Receive(t.Context()); err != nil {
+					return
+				}
+			}
+		}()
+	})
+}

@@ -1,0 +1,327 @@
+package nats
+
+import (
+	"bytes"
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	client "github.com/nats-io/nats.go"
+
+	"github.com/converge-agents/converge/message"
+	"github.com/converge-agents/converge/transport"
+)
+
+// core is the mode in which the broker passes on what it gets, and keeps nothing.
+type core struct {
+	endpoint *Endpoint
+	network  *Network
+	subjects subjects
+	link     *link
+	lanes    *lanes
+	stop     chan struct{}
+	pumping  sync.WaitGroup
+
+	// subscriptions by namespace or by group key; only changed while Endpoint.subscribing is held.
+	subscriptions map[string]*client.Subscription
+	mu            sync.RWMutex
+	groups        map[string]group // by key, as long as frames for them may come in
+	barriers      []barrier
+}
+
+// settle is how long a change of subscriptions waits for the broker's answer.
+const settle = 2 * time.Second
+
+func newCore(ctx context.Context, e *Endpoint) (*core, error) {
+	n := e.network
+	c := &core{
+		endpoint:      e,
+		network:       n,
+		subjects:      n.subjects,
+		stop:          make(chan struct{}),
+		subscriptions: map[string]*client.Subscription{},
+		groups:        map[string]group{},
+	}
+	c.lanes = newLanes(c)
+	var err error
+	if c.link, err = n.open(ctx, e, c.lanes.reset); err != nil {
+		return nil, err
+	}
+	c.pumping.Go(c.pump)
+	for _, subject := range []string{n.subjects.agent(e.id), n.subjects.all(), c.lanes.prefix + ">"} {
+		if err := c.listen(subject, subject, ""); err != nil {
+			c.close()
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+func (c *core) listen(key, subject, queue string) error {
+	var s *client.Subscription
+	var err error
+	if queue == "" {
+		s, err = c.link.conn.ChanSubscribe(subject, c.link.gate.inbound)
+	} else {
+		s, err = c.link.conn.ChanQueueSubscribe(subject, queue, c.link.gate.inbound)
+	}
+	if err == nil {
+		c.subscriptions[key] = s
+	}
+	return err
+}
+
+// subscribe implements carrier. New subscriptions begin before old ones end.
+func (c *core) subscribe(ctx context.Context) error {
+	wanted, groups := map[string]bool{}, *c.endpoint.groups.Load()
+	for _, p := range *c.endpoint.patterns.Load() {
+		key := c.subjects.topic(p.Namespace())
+		wanted[key] = true
+		if c.subscriptions[key] == nil {
+			if err := c.listen(key, key, ""); err != nil {
+				return err
+			}
+		}
+	}
+	for _, g := range groups {
+		key := g.key()
+		wanted[key] = true
+		if c.subscriptions[key] == nil {
+			c.mu.Lock()
+			c.groups[key] = g
+			c.mu.Unlock()
+			if err := c.listen(key, c.subjects.topic(g.pattern.Namespace()), key); err != nil {
+				return err
+			}
+		}
+	}
+	ended := c.endOthers(wanted)
+	if err := c.settled(ctx); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	maps.DeleteFunc(c.groups, func(key string, _ group) bool { return ended[key] })
+	return nil
+}
+
+// endOthers ends the subscriptions to topics that are not wanted.
+func (c *core) endOthers(wanted map[string]bool) (ended map[string]bool) {
+	ended = map[string]bool{}
+	for key, s := range c.subscriptions {
+		if _, isTopic := c.subjects.namespace(s.Subject); isTopic && !wanted[key] {
+			s.Unsubscribe() // it fails on a closed connection only
+			delete(c.subscriptions, key)
+			ended[key] = true
+		}
+	}
+	return ended
+}
+
+// settled waits until the server knows of all changes, and what it sent before is in the queue. While it is
+// away, there is nothing to wait for: the subscriptions begin when it is back.
+func (c *core) settled(ctx context.Context) error {
+	err := c.link.flush(ctx, settle)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err == nil {
+		err = c.barrier(ctx)
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// send implements carrier.
+func (c *core) send(ctx context.Context, to transport.Route, frame []byte) (missed int, err error) {
+	switch {
+	case to.To == c.endpoint.id && len(to.Topics) == 0:
+		return 1, c.keep(frame)
+	case !to.To.IsZero():
+		return 1, c.lanes.send(ctx, to.To, frame)
+	case len(to.Topics) == 0:
+		return 1, c.publish(ctx, &client.Msg{Subject: c.subjects.all(), Data: frame})
+	}
+	header := label{topics: to.Topics, frame: newToken()}.header()
+	subjects := namespaces(to.Topics)
+	for i, ns := range subjects {
+		if err := c.publish(ctx, &client.Msg{Subject: c.subjects.topic(ns), Header: header, Data: frame}); err != nil {
+			return len(subjects) - i, err
+		}
+	}
+	return 0, nil
+}
+
+// keep puts a frame for the agent itself into its own queue.
+func (c *core) keep(frame []byte) error {
+	if !c.endpoint.put(arrival{data: bytes.Clone(frame)}) {
+		return transport.ErrQueueFull
+	}
+	c.network.counters.received(len(frame))
+	return nil
+}
+
+func (c *core) publish(ctx context.Context, m *client.Msg) error {
+	return c.link.publish(ctx, c.endpoint.closed, len(m.Data), func(conn *client.Conn) error { return conn.PublishMsg(m) })
+}
+
+// roundTrip returns once the broker has got what was published, and its answers have been seen.
+func (c *core) roundTrip(ctx context.Context) error {
+	ctx, cancel := c.endpoint.untilClosed(ctx)
+	defer cancel()
+	if err := c.link.flush(ctx, c.network.config.IdleTimeout); err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return errBroken
+	}
+	return c.barrier(ctx)
+}
+
+// pump takes in what the client's library brings, in the order in which it came. It never waits for the
+// agent, so that answers of the broker get through whatever the agent does.
+func (c *core) pump() {
+	for {
+		select {
+		case m := <-c.link.gate.inbound:
+			c.link.gate.took()
+			c.arrive(m)
+		case <-c.stop:
+			return
+		}
+	}
+}
+
+// barrier returns once the pump has seen all that came in before.
+func (c *core) barrier(ctx context.Context) error {
+	b := barrier{&client.Msg{}, make(chan struct{})}
+	c.mu.Lock()
+	c.barriers = append(c.barriers, b)
+	c.mu.Unlock()
+	defer c.lift(b.msg)
+	select {
+	case c.link.gate.inbound <- b.msg:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-c.stop:
+		return transport.ErrClosed
+	}
+	select {
+	case <-b.reached:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-c.stop:
+		return transport.ErrClosed
+	}
+}
+
+type barrier struct {
+	msg     *client.Msg
+	reached chan struct{}
+}
+
+// lift ends a barrier.
+func (c *core) lift(m *client.Msg) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i := slices.IndexFunc(c.barriers, func(b barrier) bool { return b.msg == m })
+	if i >= 0 {
+		close(c.barriers[i].reached)
+		c.barriers = slices.Delete(c.barriers, i, i+1)
+	}
+}
+
+// arrive takes in one message of the broker. Everything in it may be a stranger's making.
+func (c *core) arrive(m *client.Msg) {
+	switch {
+	case m.Sub == nil:
+		c.lift(m)
+	case c.subjects.isNotice(m.Subject):
+		c.lanes.notice(m)
+	case len(m.Data) > c.network.config.MaxFrame:
+		c.network.counters.refuse(refusedTooLarge, "a frame that came in is too large", "bytes", len(m.Data))
+	case c.subjects.isAgent(m.Subject):
+		mark, bare, _ := c.subjects.markOf(m.Reply)
+		c.admit(arrival{data: m.Data, mark: mark, bare: bare})
+	case c.subjects.isBroadcast(m.Subject):
+		c.admit(arrival{data: m.Data})
+	default:
+		c.arriveByTopic(m)
+	}
+}
+
+func (c *core) arriveByTopic(m *client.Msg) {
+	namespace, _ := c.subjects.namespace(m.Subject)
+	l, err := parseLabel(m.Header, namespace)
+	if err != nil {
+		c.network.counters.refuse(refusedMalformed, "a frame for a topic makes no sense", "error", err)
+		return
+	}
+	if c.wants(m.Sub.Queue, l.topics, namespace) && c.endpoint.recent.first(l.frame, m.Data) {
+		c.admit(arrival{data: m.Data})
+	}
+}
+
+// wants reports whether a copy of a frame that came by a subscription, of a group if queue is not empty, is
+// one to take in.
+func (c *core) wants(queue string, topics []message.Topic, namespace string) bool {
+	if queue == "" {
+		return c.endpoint.subscribed(topics, namespace)
+	}
+	c.mu.RLock()
+	g, known := c.groups[queue]
+	c.mu.RUnlock()
+	return known && g.takes(topics, namespace)
+}
+
+// admit puts what arrived into the queue. A mark is answered at once if all before it was taken, or if senders
+// are not to wait.
+func (c *core) admit(a arrival) {
+	if len(a.data) == 0 && !a.bare {
+		c.network.counters.refuse(refusedMalformed, "an empty frame came in")
+		return
+	}
+	if a.mark != "" && (c.network.config.WhenFull == transport.DropNewest || a.bare && c.endpoint.queue.Len() == 0) {
+		c.answer(a.mark)
+		a.mark = ""
+	}
+	if a.bare && a.mark == "" {
+		return
+	}
+	if !a.bare {
+		c.network.counters.received(len(a.data))
+	}
+	if !c.endpoint.put(a) {
+		c.endpoint.shed()
+		c.took(a)
+	}
+}
+
+// receiving implements carrier.
+func (c *core) receiving() {}
+
+// took implements carrier.
+func (c *core) took(a arrival) {
+	if a.mark != "" {
+		c.answer(a.mark)
+	}
+}
+
+// answer tells a sender that its frames up to a mark were taken in. If it gets lost, the sender asks again.
+func (c *core) answer(mark string) {
+	if c.link.usable() {
+		c.link.conn.Publish(mark, nil) //nolint:errcheck
+	}
+}
+
+// close implements carrier.
+func (c *core) close() {
+	c.link.close()
+	close(c.stop)
+	c.pumping.Wait()
+}

@@ -1,0 +1,360 @@
+package nats
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	client "github.com/nats-io/nats.go"
+
+	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/transport"
+)
+
+const (
+	// laneFresh is for how long after the last frame a recipient is taken to be there without asking.
+	laneFresh = 5 * time.Second
+	// lanePatience is after what time a sender asks whether a recipient that takes nothing in is still there.
+	lanePatience = time.Second
+	// laneFrames bounds the frames that are on their way to one recipient.
+	laneFrames = 1024
+	// maxLanes bounds the recipients that an agent remembers. Beyond, idle ones are forgotten.
+	maxLanes = 1 << 16
+)
+
+// lanes are one agent's ways to others.
+//
+// The broker tells at the reply subject of a frame if nobody listens for it, so each frame says so about
+// the ones before it. At each half window a frame has a mark: the recipient's endpoint answers it when the
+// agent has taken in all up to there. What a recipient that stops receiving has not taken in is therefore
+// bounded by the window of each of its senders, wherever it is.
+type lanes struct {
+	core   *core
+	prefix string // of the subjects of notices
+	window int    // bytes
+
+	mu      sync.Mutex
+	byID    map[identity.ID]*lane
+	byToken map[string]*lane
+}
+
+// lane is the way to one recipient.
+type lane struct {
+	lanes   *lanes
+	id      identity.ID
+	token   string
+	subject string // of its frames
+	reply   string // of those without a mark
+
+	mu      sync.Mutex
+	fresh   time.Time // until then nobody asks
+	absent  uint64    // how often the broker has said that nobody listens
+	onWay   load      // since the last mark that was answered
+	since   load      // since the last mark
+	marks   []mark    // that were not answered, oldest first
+	last    uint64    // number of the last mark
+	changed chan struct{}
+}
+
+// load is an amount of frames.
+type load struct{ frames, bytes int }
+
+func (l load) plus(o load) load  { return load{l.frames + o.frames, l.bytes + o.bytes} }
+func (l load) minus(o load) load { return load{l.frames - o.frames, l.bytes - o.bytes} }
+
+type mark struct {
+	number uint64
+	load   load // of the frames up to it, from the mark before
+}
+
+func newLanes(c *core) *lanes {
+	return &lanes{
+		core:    c,
+		prefix:  c.subjects.notices(newNonce()),
+		window:  c.network.config.Window,
+		byID:    map[identity.ID]*lane{},
+		byToken: map[string]*lane{},
+	}
+}
+
+// to returns the lane to a recipient.
+func (ls *lanes) to(id identity.ID) *lane {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if l := ls.byID[id]; l != nil {
+		return l
+	}
+	if len(ls.byID) >= maxLanes {
+		ls.forgetOne()
+	}
+	token := newToken()
+	l := &lane{
+		lanes: ls, id: id, token: token,
+		subject: ls.core.subjects.agent(id),
+		reply:   ls.prefix + token,
+		changed: make(chan struct{}),
+	}
+	ls.byID[id], ls.byToken[token] = l, l
+	return l
+}
+
+// forgetOne makes room: of some lanes, it forgets the one that was used least lately.
+func (ls *lanes) forgetOne() {
+	var oldest *lane
+	looks := 0
+	for _, l := range ls.byID { // in random order
+		if oldest == nil || l.usedBefore(oldest) {
+			oldest = l
+		}
+		if looks++; looks == 16 {
+			break
+		}
+	}
+	delete(ls.byID, oldest.id)
+	delete(ls.byToken, oldest.token)
+}
+
+func (l *lane) usedBefore(o *lane) bool {
+	l.mu.Lock()
+	fresh := l.fresh
+	l.mu.Unlock()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return fresh.Before(o.fresh)
+}
+
+// reset forgets what is on its way: the connection was lost, and perhaps all that with it.
+func (ls *lanes) reset() {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	for _, l := range ls.byID {
+		l.mu.Lock()
+		l.clear()
+		l.mu.Unlock()
+	}
+}
+
+// clear has the recipient asked for again; l.mu is held.
+func (l *lane) clear() {
+	l.fresh = time.Time{}
+	l.onWay, l.since, l.marks = load{}, load{}, nil
+	l.wake()
+}
+
+// wake tells those who wait to look again; l.mu is held.
+func (l *lane) wake() {
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+// send sends a frame to a recipient that is there, when the window has room for it.
+func (ls *lanes) send(ctx context.Context, id identity.ID, frame []byte) error {
+	l, link, closed := ls.to(id), ls.core.link, ls.core.endpoint.closed
+	for {
+		changed, err := l.try(frame)
+		switch err {
+		case errStale:
+			err = l.probe(ctx)
+		case errFull:
+			err = l.wait(ctx, changed)
+		case errBroken:
+			err = link.await(ctx, closed)
+		default:
+			return err
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+var (
+	errStale = errors.New("nobody knows whether the recipient is there")
+	errFull  = errors.New("the window is full")
+)
+
+// try sends the frame if that is possible at once. Otherwise the error says what to wait for; for errFull,
+// the channel is closed when it is worth another try.
+func (l *lane) try(frame []byte) (changed <-chan struct{}, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	step := load{1, len(frame)}
+	switch {
+	case !time.Now().Before(l.fresh):
+		return nil, errStale
+	case !l.hasRoom(step):
+		return l.changed, errFull
+	}
+	next := l.since.plus(step)
+	marked := next.frames >= laneFrames/2 || next.bytes >= l.lanes.window/2
+	reply := l.reply
+	if marked {
+		reply = l.markSubject(l.last+1, false)
+	}
+	if err := l.publish(reply, frame); err != nil {
+		return nil, err
+	}
+	l.onWay, l.since = l.onWay.plus(step), next
+	if marked {
+		l.marked()
+	}
+	return nil, nil
+}
+
+// hasRoom reports whether the window has room; a frame that is alone always has. l.mu is held.
+func (l *lane) hasRoom(step load) bool {
+	all := l.onWay.plus(step)
+	return l.onWay.frames == 0 || all.frames <= laneFrames && all.bytes <= l.lanes.window
+}
+
+// markSubject returns where a mark is answered.
+func (l *lane) markSubject(number uint64, bare bool) string {
+	return l.lanes.prefix + notice{token: l.token, mark: number, bare: bare}.String()
+}
+
+// marked notes that the next mark is on its way; l.mu is held.
+func (l *lane) marked() {
+	l.last++
+	l.marks = append(l.marks, mark{l.last, l.since})
+	l.since = load{}
+}
+
+// publish sends to the recipient; l.mu is held, so that marks go out in their order.
+func (l *lane) publish(reply string, frame []byte) error {
+	send := func(conn *client.Conn) error { return conn.PublishRequest(l.subject, reply, frame) }
+	if err := l.lanes.core.link.try(len(frame), send); err != nil {
+		return err
+	}
+	l.fresh = time.Now().Add(laneFresh)
+	return nil
+}
+
+// ask sends a mark without a frame, so that the broker says if nobody listens, and the recipient where it is.
+func (l *lane) ask() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	number := l.last
+	isNew := number == 0 || l.since.frames > 0
+	if isNew {
+		number++
+	}
+	fresh := l.fresh
+	err := l.publish(l.markSubject(number, true), nil)
+	l.fresh = fresh
+	if err == nil && isNew {
+		l.marked()
+	}
+	return err
+}
+
+// probe asks the broker whether anybody listens for the recipient. That costs a round trip.
+func (l *lane) probe(ctx context.Context) error {
+	core := l.lanes.core
+	for attempt := 0; ; {
+		l.mu.Lock()
+		absent := l.absent
+		l.mu.Unlock()
+		err := l.ask()
+		if err == nil {
+			err = core.roundTrip(ctx)
+		}
+		switch {
+		case err == errBroken:
+			err = core.link.await(ctx, core.endpoint.closed)
+		case err == nil && l.settle(absent):
+			return nil
+		case err == nil:
+			if err = core.link.spread(ctx, core.endpoint.closed, attempt); err == nil {
+				attempt++
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// settle notes that the recipient is there, unless the broker has said since that it is not.
+func (l *lane) settle(absent uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.absent != absent {
+		return false
+	}
+	l.fresh = time.Now().Add(laneFresh)
+	return true
+}
+
+// wait waits until the window has room again, and asks from time to time whether the recipient is there; at
+// once, if no mark is on its way that could be answered.
+func (l *lane) wait(ctx context.Context, changed <-chan struct{}) error {
+	patience := lanePatience
+	if l.unmarked() {
+		patience = 0
+	}
+	again := time.NewTimer(patience)
+	defer again.Stop()
+	select {
+	case <-changed:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-l.lanes.core.endpoint.closed:
+		return transport.ErrClosed
+	case <-again.C:
+	}
+	if err := l.ask(); err != nil && err != errBroken {
+		return err
+	}
+	return nil
+}
+
+func (l *lane) unmarked() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.marks) == 0
+}
+
+// notice takes in what came to the subject of notices: the broker says that nobody listens, or a recipient
+// that it took in all up to a mark.
+func (ls *lanes) notice(m *client.Msg) {
+	n, ok := parseNotice(strings.TrimPrefix(m.Subject, ls.prefix))
+	ls.mu.Lock()
+	l := ls.byToken[n.token]
+	ls.mu.Unlock()
+	switch {
+	case !ok || l == nil:
+	case isNoResponders(m):
+		l.missed(n)
+	case n.mark > 0:
+		l.answered(n.mark)
+	}
+}
+
+func isNoResponders(m *client.Msg) bool {
+	return len(m.Data) == 0 && m.Header.Get("Status") == "503"
+}
+
+// missed notes that nobody listens for the recipient.
+func (l *lane) missed(n notice) {
+	if !n.bare {
+		l.lanes.core.network.counters.lost.Inc()
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.absent++
+	l.clear()
+}
+
+// answered notes that the recipient took in all up to a mark.
+func (l *lane) answered(number uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(l.marks) > 0 && l.marks[0].number <= number {
+		l.onWay = l.onWay.minus(l.marks[0].load)
+		l.marks = l.marks[1:]
+	}
+	l.wake()
+}
