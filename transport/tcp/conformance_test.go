@@ -39,13 +39,13 @@ var _ interface {
 // brisk has short times, so that what the suite waits for happens soon.
 var brisk = tcp.Config{
 	Listen:           "127.0.0.1:0",
-	HandshakeTimeout: time.Second,
-	IdleTimeout:      time.Second,
-	Grace:            300 * time.Millisecond,
+	HandshakeTimeout: 5 * time.Second,
+	IdleTimeout:      1500 * time.Millisecond,
+	Grace:            1500 * time.Millisecond,
 	MinBackoff:       20 * time.Millisecond,
 	MaxBackoff:       200 * time.Millisecond,
 	Linger:           time.Second,
-	Logger:           slog.New(slog.DiscardHandler),
+	Queue:            256 << 10,
 }
 
 const maxFrame = 1<<20 + 64<<10 // the default
@@ -55,7 +55,9 @@ func (f *fabric) MaxFrame() int { return maxFrame }
 func (f *fabric) WhenReceiverStops() transporttest.Overflow { return transporttest.Blocks }
 
 func (f *fabric) Transport(t *testing.T, id *identity.Identity) transport.Transport {
-	m := newMember(t, f, id, brisk)
+	c := brisk
+	c.Logger = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	m := newMember(t, f, id, c)
 	for _, other := range f.members {
 		if other.id.ID() == id.ID() {
 			continue
@@ -70,6 +72,7 @@ func (f *fabric) Transport(t *testing.T, id *identity.Identity) transport.Transp
 // Crowd makes a star: the hub knows all, and the others know and dial the hub.
 func (f *fabric) Crowd(t *testing.T, hub *identity.Identity, others []*identity.Identity) (transport.Transport, []transport.Transport) {
 	calm := brisk
+	calm.Logger = slog.New(slog.DiscardHandler)
 	calm.IdleTimeout, calm.HandshakeTimeout, calm.Grace = 30*time.Second, 10*time.Second, 10*time.Second
 	center := newMember(t, f, hub, calm)
 	var crowd []transport.Transport

@@ -1,0 +1,145 @@
+package mesh
+
+import (
+	"errors"
+	"os"
+	"time"
+
+	"github.com/converge-agents/converge/internal/peertls"
+)
+
+// write is the writer: control frames first, then blocks, and a ping when there was nothing between two
+// ticks, so after a third of the time at the latest.
+func (l *link) write() {
+	defer func() {
+		if l.previousWrote != nil {
+			<-l.previousWrote
+		}
+		close(l.wrote)
+	}()
+	ticker := time.NewTicker(l.p.e.n.c.IdleTimeout / 6)
+	defer ticker.Stop()
+	quiet := false
+	for {
+		wrote, err := l.writeWhatIsThere()
+		if err != nil {
+			l.end(err)
+			return
+		}
+		quiet = quiet && !wrote
+		select {
+		case <-l.wake:
+		case <-l.ended:
+			return
+		case <-ticker.C:
+			if quiet {
+				l.push(appendHeader(nil, typePing, 0))
+			}
+			quiet = true
+		}
+	}
+}
+
+// writeWhatIsThere writes until there is nothing more; then idle is set.
+func (l *link) writeWhatIsThere() (wrote bool, err error) {
+	for {
+		l.idle.Store(true) // before looking, so that what comes while we look is not missed
+		if control := l.takeControl(); len(control) > 0 {
+			if err := l.writeAll(control); err != nil {
+				return wrote, err
+			}
+			wrote = true
+			continue
+		}
+		block := l.takeBlock()
+		if block == nil {
+			return wrote, l.sayBye()
+		}
+		l.idle.Store(false)
+		if err := l.writeAll(block.buf); err != nil {
+			return wrote, err
+		}
+		l.p.written(block)
+		wrote = true
+	}
+}
+
+// takeControl returns the control frames that are due.
+func (l *link) takeControl() []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	control := l.control
+	l.control = nil
+	if l.ack > 0 {
+		control = appendChange(control, typeAck, l.ack, "")
+		l.ack = 0
+	}
+	if l.pong {
+		control = appendHeader(control, typePong, 0)
+		l.pong = false
+	}
+	return control
+}
+
+// takeBlock returns the next block of data. It stays in the outbox until it has been written.
+func (l *link) takeBlock() *block {
+	if !l.heard.Load() || !l.wait(l.previousWrote) {
+		return nil
+	}
+	l.p.mu.Lock()
+	defer l.p.mu.Unlock()
+	if l.p.link != l {
+		return nil
+	}
+	return l.p.out.first()
+}
+
+// writeAll writes in pieces, each of which the other end has to take in time.
+func (l *link) writeAll(b []byte) error {
+	c := &l.p.e.n.c
+	for len(b) > 0 {
+		n := min(len(b), largeBlock)
+		l.stream.SetWriteDeadline(time.Now().Add(c.ProgressTimeout + atRate(n, c.MinRate)))
+		if l.hasEnded() { // which sets a deadline that we may just have undone
+			return l.cause
+		}
+		if _, err := l.stream.Write(b[:n]); err != nil {
+			return writeError(err)
+		}
+		l.p.e.n.ledger.bytesOut.Add(uint64(n))
+		b = b[n:]
+	}
+	return nil
+}
+
+func atRate(bytes, rate int) time.Duration {
+	return time.Duration(float64(bytes) / float64(rate) * float64(time.Second))
+}
+
+func writeError(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return &peertls.Refusal{Reason: Stalled, Err: errors.New("the peer takes nothing")}
+	}
+	return err
+}
+
+// sayBye says bye if that is due and everything was written. The stream stays open until the peer
+// closes it: closing it first could cost the peer what it has not read yet.
+func (l *link) sayBye() error {
+	l.mu.Lock()
+	due := l.finish && !l.finished
+	l.finished = l.finished || due
+	l.mu.Unlock()
+	if !due {
+		return nil
+	}
+	return l.writeAll(append(appendHeader(nil, typeBye, 1), byeClosing))
+}
+
+// finishUp makes the link say bye once everything has been written.
+func (l *link) finishUp() {
+	l.mu.Lock()
+	l.finish = true
+	l.mu.Unlock()
+	l.rouse()
+}

@@ -1,0 +1,122 @@
+package mesh
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/converge-agents/converge/message"
+)
+
+// topicIndex finds the subscribers of topics. It is a tree of namespace segments, so that publishing
+// costs what matches, not what is subscribed.
+type topicIndex[S comparable] struct {
+	root  node[S]
+	owned map[S][]message.Pattern // to find a subscriber's patterns when it leaves
+}
+
+// node holds the subscriptions whose patterns end here.
+type node[S comparable] struct {
+	children      map[string]*node[S]
+	subscriptions []subscription[S]
+}
+
+type subscription[S comparable] struct {
+	pattern    message.Pattern
+	subscriber S
+}
+
+func samePattern(p message.Pattern) func(message.Pattern) bool {
+	return func(q message.Pattern) bool { return q.String() == p.String() }
+}
+
+func (x *topicIndex[S]) has(p message.Pattern, s S) bool {
+	return slices.ContainsFunc(x.owned[s], samePattern(p))
+}
+
+func (x *topicIndex[S]) add(p message.Pattern, s S) {
+	if x.has(p, s) {
+		return
+	}
+	at := &x.root
+	for segment := range strings.SplitSeq(p.Namespace(), ".") {
+		child := at.children[segment]
+		if child == nil {
+			if at.children == nil {
+				at.children = map[string]*node[S]{}
+			}
+			child = &node[S]{}
+			at.children[segment] = child
+		}
+		at = child
+	}
+	at.subscriptions = append(at.subscriptions, subscription[S]{p, s})
+	if x.owned == nil {
+		x.owned = map[S][]message.Pattern{}
+	}
+	x.owned[s] = append(x.owned[s], p)
+}
+
+func (x *topicIndex[S]) remove(p message.Pattern, s S) {
+	i := slices.IndexFunc(x.owned[s], samePattern(p))
+	if i < 0 {
+		return
+	}
+	x.root.remove(strings.Split(p.Namespace(), "."), p, s)
+	x.owned[s] = slices.Delete(x.owned[s], i, i+1)
+	if len(x.owned[s]) == 0 {
+		delete(x.owned, s)
+	}
+}
+
+func (x *topicIndex[S]) removeAll(s S) {
+	for _, p := range slices.Clone(x.owned[s]) {
+		x.remove(p, s)
+	}
+}
+
+// remove takes out a subscription and the nodes that it leaves empty.
+func (n *node[S]) remove(path []string, p message.Pattern, s S) {
+	if len(path) == 0 {
+		n.subscriptions = slices.DeleteFunc(n.subscriptions, func(x subscription[S]) bool {
+			return x.subscriber == s && x.pattern.String() == p.String()
+		})
+		return
+	}
+	child := n.children[path[0]]
+	child.remove(path[1:], p, s)
+	if len(child.subscriptions) == 0 && len(child.children) == 0 {
+		delete(n.children, path[0])
+	}
+}
+
+// match returns the subscribers of any of the topics, each once.
+func (x *topicIndex[S]) match(topics []message.Topic) []S {
+	var found []S
+	seen := map[S]bool{}
+	for _, t := range topics {
+		x.root.collect(strings.Split(t.Namespace(), "."), func(s subscription[S]) {
+			if !seen[s.subscriber] && s.pattern.Matches(t) {
+				seen[s.subscriber] = true
+				found = append(found, s.subscriber)
+			}
+		})
+	}
+	return found
+}
+
+func (n *node[S]) collect(path []string, yield func(subscription[S])) {
+	if len(path) == 0 {
+		for _, s := range n.subscriptions {
+			yield(s)
+		}
+		return
+	}
+	if rest := n.children[">"]; rest != nil {
+		rest.collect(nil, yield)
+	}
+	for _, segment := range []string{"*", path[0]} {
+		if child := n.children[segment]; child != nil {
+			child.collect(path[1:], yield)
+		}
+	}
+}
