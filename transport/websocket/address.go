@@ -1,8 +1,10 @@
 package websocket
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"strings"
 
@@ -61,9 +63,12 @@ func (c Config) parseURL(address string) (*url.URL, error) {
 
 // target is where and how a peer is dialled.
 type target struct {
-	url   string // with the agent that is called
-	host  string // as the challenge signs it
-	proof Proof
+	url     string // with the agent that is called
+	address string // host:port
+	name    string // of the host, that a certificate for the public is held against
+	host    string // as the challenge signs it
+	tls     bool
+	proof   Proof
 }
 
 // targetOf takes apart what [Config.peer] has made.
@@ -72,7 +77,9 @@ func targetOf(p mesh.Peer) (target, error) {
 	if err != nil {
 		return target{}, errors.New("not a URL")
 	}
-	t := target{host: plainHost(u.Host)}
+	t := target{name: u.Hostname(), host: plainHost(u.Host), tls: u.Scheme == "wss"}
+	port := map[bool]string{true: "443", false: "80"}[t.tls]
+	t.address = net.JoinHostPort(t.name, cmp.Or(u.Port(), port))
 	if u.Fragment == byChallenge {
 		t.proof = Challenge
 		u.RawQuery = url.Values{queryAgent: {p.ID.String()}}.Encode()

@@ -1,6 +1,7 @@
 package websocket
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"crypto/x509"
 	"errors"
@@ -104,7 +105,8 @@ type Config struct {
 	MaxPerAddress  int
 	// MaxHandshakes and MaxHandshakesPerAddress are how many connections may be unproven; 0 means 1,024
 	// and 256. At the bound the oldest one of the address, or of the address that has the most, is
-	// closed, so that those who are quick get through.
+	// closed, so that those who are quick get through. Where Listen is behind a proxy, there is no share
+	// for each address: the proxy has them all.
 	MaxHandshakes           int
 	MaxHandshakesPerAddress int
 
@@ -144,6 +146,9 @@ type Config struct {
 
 // mesh returns the part of the configuration that does not depend on how bytes move.
 func (c Config) mesh() mesh.Config {
+	if c.Proof == Challenge && len(c.TrustedProxies) > 0 { // until they are proved, all have the proxy's address
+		c.MaxHandshakesPerAddress = cmp.Or(c.MaxHandshakes, 1024)
+	}
 	return mesh.Config{
 		Listen:                  c.Listen,
 		MaxPeers:                c.MaxPeers,

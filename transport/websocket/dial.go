@@ -3,7 +3,6 @@ package websocket
 import (
 	"context"
 	"crypto/tls"
-	"fmt"
 	"net"
 	"net/http"
 
@@ -44,7 +43,7 @@ func (k kind) Dial(ctx context.Context, self *peertls.Credential, peer mesh.Peer
 		return mesh.Stream{}, err
 	}
 	d := &dialling{network: k.Network, self: self, peer: peer, target: t}
-	stream, err := d.connect(ctx)
+	stream, err := d.run(ctx)
 	if err != nil && d.wire != nil {
 		d.wire.Close()
 	}
@@ -57,11 +56,14 @@ type dialling struct {
 	self    *peertls.Credential
 	peer    mesh.Peer
 	target  target
-	wire    *wire
+	wire    *wire                // nil until there is a connection
 	tls     *tls.ConnectionState // nil without TLS
 }
 
-func (d *dialling) connect(ctx context.Context) (mesh.Stream, error) {
+func (d *dialling) run(ctx context.Context) (mesh.Stream, error) {
+	if err := d.connect(ctx); err != nil {
+		return mesh.Stream{}, err
+	}
 	ws, err := d.upgrade(ctx)
 	if err != nil {
 		return mesh.Stream{}, err
@@ -81,16 +83,32 @@ func (d *dialling) connect(ctx context.Context) (mesh.Stream, error) {
 	return s, nil
 }
 
-// upgrade makes a connection of its own, and asks it to become a WebSocket. Redirects are not followed and
-// no proxy of the environment is used: nothing is dialled but the address that the peer was given.
+// connect makes a connection, with TLS if the URL says so. No proxy of the environment is used: nothing is
+// dialled but the address that the peer was given.
+func (d *dialling) connect(ctx context.Context) error {
+	raw, err := new(net.Dialer).DialContext(ctx, "tcp", d.target.address)
+	if err != nil {
+		return err
+	}
+	d.wire = d.network.newWire(raw)
+	if !d.target.tls {
+		return nil
+	}
+	conn := tls.Client(raw, d.tlsConfig())
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return err
+	}
+	state := conn.ConnectionState()
+	d.tls, d.wire = &state, d.network.newWire(conn)
+	return nil
+}
+
+// upgrade asks the connection to become a WebSocket. Redirects are not followed.
 func (d *dialling) upgrade(ctx context.Context) (*websocket.Conn, error) {
+	ours := func(context.Context, string, string) (net.Conn, error) { return d.wire, nil }
 	client := &http.Client{
 		Transport: &http.Transport{
-			DialContext:            d.plain,
-			DialTLSContext:         d.secure,
-			DisableKeepAlives:      true,
-			DisableCompression:     true,
-			MaxResponseHeaderBytes: maxHeader,
+			DialContext: ours, DialTLSContext: ours, DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: maxHeader,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -98,53 +116,18 @@ func (d *dialling) upgrade(ctx context.Context) (*websocket.Conn, error) {
 	return ws, err
 }
 
-// plain connects without TLS.
-func (d *dialling) plain(ctx context.Context, network, address string) (net.Conn, error) {
-	raw, err := new(net.Dialer).DialContext(ctx, network, address)
-	if err != nil {
-		return nil, err
-	}
-	d.wire = d.network.newWire(raw)
-	return d.wire, nil
-}
-
-// secure connects with TLS, and checks the certificate as the proof demands.
-func (d *dialling) secure(ctx context.Context, network, address string) (net.Conn, error) {
-	raw, err := new(net.Dialer).DialContext(ctx, network, address)
-	if err != nil {
-		return nil, err
-	}
-	config, err := d.tlsConfig(address)
-	if err != nil {
-		raw.Close()
-		return nil, err
-	}
-	conn := tls.Client(raw, config)
-	if err := conn.HandshakeContext(ctx); err != nil {
-		raw.Close()
-		return nil, err
-	}
-	state := conn.ConnectionState()
-	d.tls, d.wire = &state, d.network.newWire(conn)
-	return d.wire, nil
-}
-
-func (d *dialling) tlsConfig(address string) (*tls.Config, error) {
+func (d *dialling) tlsConfig() *tls.Config {
 	if d.target.proof == Certificate {
-		return peertls.Client(d.self, d.peer.ID, protocol), nil
-	}
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return nil, fmt.Errorf("dial %.100q: %w", address, err)
+		return peertls.Client(d.self, d.peer.ID, protocol)
 	}
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
-		ServerName:             host,
+		ServerName:             d.target.name,
 		RootCAs:                d.network.config.RootCAs,
 		NextProtos:             []string{protocol},
 		SessionTicketsDisabled: true,
 		Time:                   d.network.config.Now,
-	}, nil
+	}
 }
 
 // prove runs the client's side of the challenge.

@@ -100,14 +100,16 @@ func (v *visit) serve(w http.ResponseWriter) {
 		v.network.refuse(v.addr(), &peertls.Refusal{Reason: h.reason(), Err: err})
 		return
 	}
-	defer ws.CloseNow()
 	s, err := v.prove(ws, h.wire)
 	if err != nil {
 		v.network.refuse(v.addr(), v.network.turnAway(ws, h.wire, err))
 		return
 	}
-	s.Conn = v.network.newStream(ws, h.wire, v.addr())
+	conn := v.network.newStream(ws, h.wire, v.addr())
+	s.Conn = conn
 	v.network.mesh.Accept(s)
+	conn.Close()
+	<-conn.gone
 }
 
 // prove returns who is at the other end; the stream has no Conn yet.

@@ -24,11 +24,12 @@ func (k kind) Serve(l net.Listener, n *mesh.Network) {
 	arrivals := k.arrivals(l, n)
 	defer arrivals.running.Wait()
 	var open sync.WaitGroup
+	patience := 2 * k.handshakeTimeout() // the listener's deadline ends before, and is counted
 	server := &http.Server{
 		Handler:           k.mux(),
-		ReadHeaderTimeout: k.handshakeTimeout(),
-		ReadTimeout:       k.handshakeTimeout(),
-		WriteTimeout:      k.handshakeTimeout(),
+		ReadHeaderTimeout: patience,
+		ReadTimeout:       patience,
+		WriteTimeout:      patience,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          log.New(io.Discard, "", 0), // what it would say is counted and logged by us
 		ConnState:         count(&open),
@@ -162,8 +163,9 @@ func (at *arrival) NetConn() net.Conn { return at.Conn }
 
 // Write implements [net.Conn]. What the server writes before there is a request says that what came is none.
 func (at *arrival) Write(b []byte) (int, error) {
-	if at.asked.CompareAndSwap(false, true) {
+	n, err := at.Conn.Write(b)
+	if err == nil && at.asked.CompareAndSwap(false, true) {
 		at.network.refuse(at.RemoteAddr(), &peertls.Refusal{Reason: reasonNotWebSocket, Err: errNotHTTP})
 	}
-	return at.Conn.Write(b)
+	return n, err
 }

@@ -39,6 +39,7 @@ type stream struct {
 	reader  io.Reader                      // the rest of the current message
 	reason  atomic.Pointer[peertls.Reason] // why it is closed; nil for no particular one
 	once    sync.Once
+	gone    chan struct{} // closed when the connection is
 	over    chan struct{} // closed when Read has failed
 	verdict error         // why; set before
 }
@@ -47,7 +48,7 @@ var _ mesh.CloseReasoner = (*stream)(nil)
 
 func (n *Network) newStream(ws *websocket.Conn, w *wire, remote net.Addr) *stream {
 	ws.SetReadLimit(messageLimit)
-	return &stream{ws: ws, wire: w, remote: remote, network: n, over: make(chan struct{})}
+	return &stream{ws: ws, wire: w, remote: remote, network: n, gone: make(chan struct{}), over: make(chan struct{})}
 }
 
 // Read implements [net.Conn]. The other side's normal closure is io.EOF.
@@ -155,7 +156,12 @@ func (s *stream) CloseReason(word string) {
 // Close implements [net.Conn]. It returns at once: the goodbye, with a code that says why, and the wait for its
 // answer go on for a moment, for which Network.Close waits.
 func (s *stream) Close() error {
-	s.once.Do(func() { s.network.leaving.Go(func() { farewellTo(s.ws, s.wire, s.code()) }) })
+	s.once.Do(func() {
+		s.network.leaving.Go(func() {
+			defer close(s.gone)
+			farewellTo(s.ws, s.wire, s.code())
+		})
+	})
 	return nil
 }
 
