@@ -94,8 +94,9 @@ type Config struct {
 	// of it is taken at random. 0 means DefaultBackoffMin and DefaultBackoffMax.
 	BackoffMin, BackoffMax time.Duration
 
-	// Logger gets lost connections and what the embedded server warns of at warn, the rest at debug; nil
-	// means slog.Default.
+	// Logger gets lost connections, what is turned away (see transport.Stats.Refused) and what the embedded
+	// server warns of at warn, one line of each sort a second, and the rest at debug; nil means
+	// slog.Default.
 	Logger *slog.Logger
 }
 
@@ -167,17 +168,23 @@ func (c Config) check() error {
 	if err := message.CheckNetwork(c.Network); err != nil {
 		wrong("Network", "%w", err)
 	}
-	for field, n := range map[string]int{"MaxFrame": c.MaxFrame, "Pending": c.Pending, "PendingBytes": c.PendingBytes, "Window": c.Window} {
-		if n < 1 || n > math.MaxInt32/2 {
-			wrong(field, "%d is not between 1 and %d", n, math.MaxInt32/2)
+	for _, size := range []struct {
+		field string
+		n     int
+	}{{"MaxFrame", c.MaxFrame}, {"Pending", c.Pending}, {"PendingBytes", c.PendingBytes}, {"Window", c.Window}} {
+		if size.n < 1 || size.n > math.MaxInt32/2 {
+			wrong(size.field, "%d is not between 1 and %d", size.n, math.MaxInt32/2)
 		}
 	}
-	for field, d := range map[string]time.Duration{
-		"ConnectTimeout": c.ConnectTimeout, "ReadyTimeout": c.ReadyTimeout, "WriteTimeout": c.WriteTimeout,
-		"IdleTimeout": c.IdleTimeout, "Grace": c.Grace, "BackoffMin": c.BackoffMin,
+	for _, time := range []struct {
+		field string
+		d     time.Duration
+	}{
+		{"ConnectTimeout", c.ConnectTimeout}, {"ReadyTimeout", c.ReadyTimeout}, {"WriteTimeout", c.WriteTimeout},
+		{"IdleTimeout", c.IdleTimeout}, {"Grace", c.Grace}, {"BackoffMin", c.BackoffMin},
 	} {
-		if d < 0 {
-			wrong(field, "%v is negative", d)
+		if time.d < 0 {
+			wrong(time.field, "%v is negative", time.d)
 		}
 	}
 	if c.BackoffMax < c.BackoffMin {

@@ -99,10 +99,13 @@ type Durable struct {
 	// MaxPending bounds the frames that wait for one agent, or under one topic; 0 means 65,536. See
 	// Config.WhenFull.
 	MaxPending int
+	// MaxConsumers bounds the agents and groups of the network; 0 means 65,536. Further agents do not start.
+	MaxConsumers int
 	// InFlight bounds the frames of one agent that were delivered and not acknowledged; further ones wait
 	// in the stream. 0 means 1,024.
 	InFlight int
-	// AckWait is after what time without an acknowledgement a frame is delivered again; 0 means 30 s.
+	// AckWait is after what time without an acknowledgement a frame is delivered again, unless the agent still
+	// has it; 0 means 10 s.
 	AckWait time.Duration
 	// Forget is after what time an agent that is away is forgotten, and what waits for it dropped; 0 means
 	// 24 hours.
@@ -144,8 +147,14 @@ func (s Server) check(durable bool, wrong complain) {
 	if durable && s.StoreDir == "" {
 		wrong("Server.StoreDir", "required in the durable mode")
 	}
-	if s.MaxConnections < 1 || s.MaxPending < 1 || s.MaxStore < 1 {
-		wrong("Server", "MaxConnections, MaxPending and MaxStore must not be negative")
+	if s.MaxStore < 1 {
+		wrong("Server.MaxStore", "%d is negative", s.MaxStore)
+	}
+	if s.MaxConnections < 1 {
+		wrong("Server.MaxConnections", "%d is negative", s.MaxConnections)
+	}
+	if s.MaxPending < 1 {
+		wrong("Server.MaxPending", "%d is negative", s.MaxPending)
 	}
 	s.TLS.check("Server.TLS", wrong)
 	s.checkUsers(wrong)
@@ -228,8 +237,9 @@ func (d Durable) withDefaults() Durable {
 	d.MaxAge = cmp.Or(d.MaxAge, 10*time.Minute)
 	d.MaxBytes = cmp.Or(d.MaxBytes, 1<<30)
 	d.MaxPending = cmp.Or(d.MaxPending, 64<<10)
+	d.MaxConsumers = cmp.Or(d.MaxConsumers, 64<<10)
 	d.InFlight = cmp.Or(d.InFlight, 1024)
-	d.AckWait = cmp.Or(d.AckWait, 30*time.Second)
+	d.AckWait = cmp.Or(d.AckWait, 10*time.Second)
 	d.Forget = cmp.Or(d.Forget, 24*time.Hour)
 	d.PublishTimeout = cmp.Or(d.PublishTimeout, 10*time.Second)
 	d.Publishing = cmp.Or(d.Publishing, 256)
@@ -237,14 +247,23 @@ func (d Durable) withDefaults() Durable {
 }
 
 func (d Durable) check(wrong complain) {
-	for field, ok := range map[string]bool{
-		"Replicas": d.Replicas >= 0 && d.Replicas <= 5, "MaxAge": d.MaxAge >= time.Second, "MaxBytes": d.MaxBytes > 0,
-		"MaxPending": d.MaxPending > 0, "InFlight": d.InFlight > 0 && d.InFlight <= 1<<16,
-		"AckWait": d.AckWait >= 100*time.Millisecond, "Forget": d.Forget >= time.Second,
-		"PublishTimeout": d.PublishTimeout > 0, "Publishing": d.Publishing > 0 && d.Publishing <= 1<<16,
+	for _, limit := range []struct {
+		field string
+		ok    bool
+	}{
+		{"Replicas", d.Replicas >= 0 && d.Replicas <= 5},
+		{"MaxAge", d.MaxAge >= time.Second},
+		{"MaxBytes", d.MaxBytes > 0},
+		{"MaxPending", d.MaxPending > 0},
+		{"MaxConsumers", d.MaxConsumers > 0},
+		{"InFlight", d.InFlight > 0 && d.InFlight <= 1<<16},
+		{"AckWait", d.AckWait >= 100*time.Millisecond},
+		{"Forget", d.Forget >= time.Second},
+		{"PublishTimeout", d.PublishTimeout > 0},
+		{"Publishing", d.Publishing > 0 && d.Publishing <= 1<<16},
 	} {
-		if !ok {
-			wrong("Durable."+field, "out of range")
+		if !limit.ok {
+			wrong("Durable."+limit.field, "out of range")
 		}
 	}
 }

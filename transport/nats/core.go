@@ -29,6 +29,7 @@ type core struct {
 	mu            sync.RWMutex
 	groups        map[string]group // by key, as long as frames for them may come in
 	barriers      []barrier
+	asked         map[string]bool // bare marks in the queue, which some senders repeat until they are answered
 }
 
 // settle is how long a change of subscriptions waits for the broker's answer.
@@ -43,6 +44,7 @@ func newCore(ctx context.Context, e *Endpoint) (*core, error) {
 		stop:          make(chan struct{}),
 		subscriptions: map[string]*client.Subscription{},
 		groups:        map[string]group{},
+		asked:         map[string]bool{},
 	}
 	c.lanes = newLanes(c)
 	var err error
@@ -123,12 +125,8 @@ func (c *core) endOthers(wanted map[string]bool) (ended map[string]bool) {
 // settled waits until the server knows of all changes, and what it sent before is in the queue. While it is
 // away, there is nothing to wait for: the subscriptions begin when it is back.
 func (c *core) settled(ctx context.Context) error {
-	err := c.link.flush(ctx, settle)
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	if err == nil {
-		err = c.barrier(ctx)
+	if c.link.flush(ctx, settle) == nil {
+		c.barrier(ctx) // it fails with ctx only, or with the endpoint
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -139,7 +137,7 @@ func (c *core) settled(ctx context.Context) error {
 // send implements carrier.
 func (c *core) send(ctx context.Context, to transport.Route, frame []byte) (missed int, err error) {
 	switch {
-	case to.To == c.endpoint.id && len(to.Topics) == 0:
+	case to.To == c.endpoint.id:
 		return 1, c.keep(frame)
 	case !to.To.IsZero():
 		return 1, c.lanes.send(ctx, to.To, frame)
@@ -279,25 +277,38 @@ func (c *core) wants(queue string, topics []message.Topic, namespace string) boo
 	return known && g.takes(topics, namespace)
 }
 
-// admit puts what arrived into the queue. A mark is answered at once if all before it was taken, or if senders
-// are not to wait.
+// admit puts a frame into the queue. Where senders are not to wait, its mark is answered at once.
 func (c *core) admit(a arrival) {
-	if len(a.data) == 0 && !a.bare {
+	switch {
+	case a.bare:
+		c.admitMark(a)
+		return
+	case len(a.data) == 0:
 		c.network.counters.refuse(refusedMalformed, "an empty frame came in")
 		return
 	}
-	if a.mark != "" && (c.network.config.WhenFull == transport.DropNewest || a.bare && c.endpoint.queue.Len() == 0) {
+	if a.mark != "" && c.network.config.WhenFull == transport.DropNewest {
 		c.answer(a.mark)
 		a.mark = ""
 	}
-	if a.bare && a.mark == "" {
-		return
-	}
-	if !a.bare {
-		c.network.counters.received(len(a.data))
-	}
+	c.network.counters.received(len(a.data))
 	if !c.endpoint.put(a) {
 		c.endpoint.shed()
+		c.took(a)
+	}
+}
+
+// admitMark puts a mark without a frame into the queue, unless all before it was taken.
+func (c *core) admitMark(a arrival) {
+	if c.network.config.WhenFull == transport.DropNewest || c.endpoint.queue.Len() == 0 {
+		c.answer(a.mark)
+		return
+	}
+	c.mu.Lock()
+	known := c.asked[a.mark]
+	c.asked[a.mark] = true
+	c.mu.Unlock()
+	if !known && !c.endpoint.put(a) {
 		c.took(a)
 	}
 }
@@ -307,6 +318,11 @@ func (c *core) receiving() {}
 
 // took implements carrier.
 func (c *core) took(a arrival) {
+	if a.bare {
+		c.mu.Lock()
+		delete(c.asked, a.mark)
+		c.mu.Unlock()
+	}
 	if a.mark != "" {
 		c.answer(a.mark)
 	}
@@ -315,7 +331,7 @@ func (c *core) took(a arrival) {
 // answer tells a sender that its frames up to a mark were taken in. If it gets lost, the sender asks again.
 func (c *core) answer(mark string) {
 	if c.link.usable() {
-		c.link.conn.Publish(mark, nil) //nolint:errcheck
+		c.link.conn.Publish(mark, nil)
 	}
 }
 

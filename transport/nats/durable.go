@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	client "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/converge-agents/converge/identity"
@@ -65,8 +66,7 @@ func newDurable(ctx context.Context, e *Endpoint) (*durable, error) {
 }
 
 func (d *durable) prepare(ctx context.Context) (err error) {
-	attempt := min(2*time.Second, d.config().PublishTimeout)
-	d.js, err = jetstream.New(d.link.conn, jetstream.WithPublishAsyncTimeout(attempt), jetstream.WithDefaultTimeout(attempt))
+	d.js, err = jetstream.New(d.link.conn, jetstream.WithPublishAsyncTimeout(d.attemptTime()))
 	if err != nil {
 		return err
 	}
@@ -88,15 +88,19 @@ func groupConsumer(g group) string { return "group-" + g.key() }
 
 // ensureStream makes the network's stream unless there is one, and waits for a cluster to be able to.
 func (d *durable) ensureStream(ctx context.Context) error {
+	began := time.Now()
 	err := d.persist(ctx, func(ctx context.Context) error {
 		s, err := d.js.Stream(ctx, d.stream)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
 			s, err = d.js.CreateStream(ctx, d.streamConfig())
 		}
-		if err != nil {
-			return err
+		switch {
+		case err == nil:
+			return d.checkStream(s.CachedInfo().Config)
+		case errors.Is(err, client.ErrNoResponders) && time.Since(began) > settle:
+			return jetstream.ErrJetStreamNotEnabled // a server that is about to enable it would have by now
 		}
-		return d.checkStream(s.CachedInfo().Config)
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("stream %q: %w", d.stream, err)
@@ -116,6 +120,7 @@ func (d *durable) streamConfig() jetstream.StreamConfig {
 		MaxAge:               c.MaxAge,
 		MaxBytes:             c.MaxBytes,
 		MaxMsgsPerSubject:    int64(c.MaxPending),
+		MaxConsumers:         c.MaxConsumers,
 		MaxMsgSize:           int32(d.network.config.MaxFrame + headerRoom),
 		Discard:              jetstream.DiscardNew,
 		DiscardNewPerSubject: true,
@@ -166,7 +171,7 @@ func (d *durable) checkStream(is jetstream.StreamConfig) error {
 // without a leader, the broker may be away. It ends with ctx or with the endpoint.
 func (d *durable) persist(ctx context.Context, request func(context.Context) error) error {
 	for {
-		err := request(ctx)
+		err := d.attempt(ctx, request)
 		if err == nil || isFinal(err) {
 			return err
 		}
@@ -175,6 +180,15 @@ func (d *durable) persist(ctx context.Context, request func(context.Context) err
 		}
 	}
 }
+
+// attempt makes a request with a deadline of its own: nobody answers one that came before there was a leader.
+func (d *durable) attempt(ctx context.Context, request func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, d.attemptTime())
+	defer cancel()
+	return request(ctx)
+}
+
+func (d *durable) attemptTime() time.Duration { return min(2*time.Second, d.config().PublishTimeout) }
 
 // retryPause is the pause between attempts of the same request.
 const retryPause = 100 * time.Millisecond
@@ -225,7 +239,7 @@ func (d *durable) close() {
 	d.stopAll()
 	for _, f := range d.flights.abandon() {
 		if d.link.usable() {
-			f.msg.Nak() //nolint:errcheck // if it gets lost, AckWait does the same later
+			f.msg.Nak() // if it gets lost, AckWait does the same later
 		}
 	}
 	if d.js != nil {

@@ -53,7 +53,7 @@ func (c *consumption) run() {
 	for ctx.Err() == nil {
 		if err := c.receive(ctx); err != nil && ctx.Err() == nil {
 			c.durable.network.config.Logger.Warn("nats: frames do not come in", "consumer", c.name, "error", err)
-			pause(ctx, c.stop, 10*retryPause) //nolint:errcheck // the loop looks at ctx
+			pause(ctx, c.stop, 10*retryPause) // the loop looks at ctx
 		}
 	}
 }
@@ -70,10 +70,7 @@ func (c *consumption) receive(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer func() {
-		consuming.Stop()
-		<-consuming.Closed()
-	}()
+	defer c.drain(consuming)
 	for {
 		select {
 		case <-consuming.Closed():
@@ -85,6 +82,26 @@ func (c *consumption) receive(ctx context.Context) error {
 				return errRemoved
 			}
 		}
+	}
+}
+
+// drain ends the receiving. What the client's library has already got is handed back.
+func (c *consumption) drain(consuming jetstream.ConsumeContext) {
+	if c.durable.link.usable() {
+		consuming.Drain()
+	} else {
+		consuming.Stop()
+	}
+	<-consuming.Closed()
+}
+
+// stopping reports whether frames are to be handed back.
+func (c *consumption) stopping() bool {
+	select {
+	case <-c.stop:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -126,12 +143,14 @@ func (c *consumption) arrive(m jetstream.Msg) {
 	key := flightKey{c.name, meta.Sequence.Stream}
 	again := d.flights.has(key)
 	switch {
+	case c.stopping() && !again:
+		m.Nak() // AckWait does the same later
 	case again && (meta.NumDelivered%heldDeliveries != 0 || !d.flights.handed(key)):
-		m.InProgress() //nolint:errcheck // otherwise it comes once more
+		m.InProgress() // otherwise it comes once more
 	case !c.acceptable(m, again):
-		m.Ack() //nolint:errcheck // otherwise it comes once more, and is refused again
+		m.Ack() // otherwise it comes once more, and is refused again
 	case c.group != nil && sender(m.Headers()) == d.endpoint.id.String() && meta.NumDelivered < ownOffers:
-		m.NakWithDelay(ownDelay) //nolint:errcheck // AckWait does the same
+		m.NakWithDelay(ownDelay) // AckWait does the same
 	default:
 		d.deliver(key, m, c.stop)
 	}
@@ -172,8 +191,9 @@ func (d *durable) deliver(key flightKey, m jetstream.Msg, stop <-chan struct{}) 
 		select {
 		case <-d.room:
 		case <-stop:
-			return
-		case <-d.endpoint.closed:
+			if d.flights.end(key, f) {
+				m.Nak() // AckWait does the same later
+			}
 			return
 		}
 	}
@@ -183,7 +203,7 @@ func (d *durable) deliver(key flightKey, m jetstream.Msg, stop <-chan struct{}) 
 // done acknowledges a frame that the agent has dealt with.
 func (d *durable) done(key flightKey, f *flight) {
 	if d.flights.end(key, f) {
-		f.msg.Ack() //nolint:errcheck // if it gets lost, the frame comes again and is a replay
+		f.msg.Ack() // if it gets lost, the frame comes again and is a replay
 	}
 }
 

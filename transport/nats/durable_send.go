@@ -227,6 +227,9 @@ type known struct {
 	until map[identity.ID]time.Time
 }
 
+// knownFresh is for how long.
+const knownFresh = 2 * time.Second
+
 // maxKnown bounds it; at the bound all is forgotten, which costs a round trip for each.
 const maxKnown = 1 << 16
 
@@ -242,7 +245,7 @@ func (k *known) add(id identity.ID) {
 	if k.until == nil || len(k.until) >= maxKnown {
 		k.until = map[identity.ID]time.Time{}
 	}
-	k.until[id] = time.Now().Add(laneFresh)
+	k.until[id] = time.Now().Add(knownFresh)
 }
 
 func (k *known) forget(id identity.ID) {

@@ -17,7 +17,7 @@ const (
 	// laneFresh is for how long after the last frame a recipient is taken to be there without asking.
 	laneFresh = 5 * time.Second
 	// lanePatience is after what time a sender asks whether a recipient that takes nothing in is still there.
-	lanePatience = time.Second
+	lanePatience = 250 * time.Millisecond
 	// laneFrames bounds the frames that are on their way to one recipient.
 	laneFrames = 1024
 	// maxLanes bounds the recipients that an agent remembers. Beyond, idle ones are forgotten.
@@ -151,8 +151,9 @@ func (l *lane) wake() {
 
 // send sends a frame to a recipient that is there, when the window has room for it.
 func (ls *lanes) send(ctx context.Context, id identity.ID, frame []byte) error {
-	l, link, closed := ls.to(id), ls.core.link, ls.core.endpoint.closed
+	link, closed := ls.core.link, ls.core.endpoint.closed
 	for {
+		l := ls.to(id) // it may have been forgotten meanwhile
 		changed, err := l.try(frame)
 		switch err {
 		case errStale:

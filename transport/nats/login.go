@@ -61,14 +61,15 @@ func (c *Config) backoff(attempts int) time.Duration {
 // listen has what happens to the connection logged and counted.
 func (l *link) listen(o *client.Options) {
 	log := l.config.Logger.With("agent", l.agent)
+	var warned occasion
 	o.DisconnectedErrCB = func(_ *client.Conn, err error) {
-		if err != nil {
+		if err != nil && warned.now() {
 			log.Warn("nats: connection lost", "error", err)
 		}
 	}
 	o.ReconnectedCB = func(conn *client.Conn) {
 		l.enter()
-		log.Info("nats: connected again", "server", conn.ConnectedServerName())
+		log.Debug("nats: connected again", "server", conn.ConnectedServerName())
 		l.back()
 	}
 	o.ReconnectErrCB = func(_ *client.Conn, err error) {
@@ -82,7 +83,8 @@ func (l *link) listen(o *client.Options) {
 // troubled takes what the client's library reports on the side.
 func (l *link) troubled(log *slog.Logger, err error) {
 	switch {
-	case errors.Is(err, client.ErrSlowConsumer): // counted where it happens
+	case errors.Is(err, client.ErrSlowConsumer): // guard.Read is to prevent it
+		l.counters.refuse(refusedSlowConsumer, "the client's library drops frames", "agent", l.agent)
 	case errors.Is(err, client.ErrBadHeaderMsg): // counted where the frame is looked at
 	case errors.Is(err, client.ErrPermissionViolation):
 		l.counters.refuse(refusedPermission, "the broker refuses a subject", "error", err)

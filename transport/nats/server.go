@@ -47,10 +47,13 @@ func (b *broker) start(ctx context.Context, limit time.Duration, log *serverLog)
 		limit = min(limit, time.Until(deadline))
 	}
 	b.server.Start()
-	if b.server.ReadyForConnections(limit) {
-		return nil
+	if err := log.worst(); err != nil {
+		return err
 	}
-	return errors.Join(fmt.Errorf("not ready within %v", limit.Round(time.Millisecond)), log.worst())
+	if !b.server.ReadyForConnections(limit) {
+		return errors.Join(fmt.Errorf("not ready within %v", limit.Round(time.Millisecond)), log.worst())
+	}
+	return nil
 }
 
 // stop ends the server and waits for it. Stopping one that never ran is fine.
@@ -79,7 +82,8 @@ func (c *Config) serverOptions(b *broker) (*server.Options, error) {
 		MaxPending:             s.MaxPending,
 		PingInterval:           max(c.IdleTimeout/3, time.Millisecond),
 		MaxPingsOut:            2,
-		WriteDeadline:          c.IdleTimeout,
+		WriteDeadline:          c.WriteTimeout,
+		WriteTimeout:           server.WriteTimeoutPolicyRetry, // a slow reader is none that does not read
 		AuthTimeout:            c.ConnectTimeout.Seconds(),
 		TLSTimeout:             c.ConnectTimeout.Seconds(),
 		MaxClosedClients:       100,

@@ -22,7 +22,7 @@ type serverLog struct {
 
 // Noticef implements server.Logger.
 func (l *serverLog) Noticef(format string, v ...any) {
-	if strings.HasPrefix(format, "Slow Consumer") || strings.Contains(format, " - Slow Consumer") {
+	if strings.Contains(format, "Slow Consumer") && !strings.Contains(format, "Recovered") {
 		l.counters.refuse(refusedSlowConsumer, "the embedded server gives up a connection that does not read", "server_says", text(format, v))
 		return
 	}
