@@ -25,6 +25,7 @@ const (
 func (c *Config) Validate() error {
 	k := checker{c, &problems{file: c.origin.file}}
 	k.network()
+	k.transport()
 	k.limits()
 	for _, name := range slices.Sorted(maps.Keys(c.Tools)) {
 		k.tool(name, c.Tools[name])
@@ -214,11 +215,18 @@ func (k checker) unique(key string, a Agent, names map[string]string) {
 	}
 }
 
+const agentNameHint = "use 1 to 63 lower-case letters, digits and '-'"
+
+// isAgentName reports whether s can name an agent or a peer.
+func isAgentName(s string) bool {
+	return s != "" && len(s) <= 63 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
+}
+
 func (k checker) agent(key string, a Agent) {
 	if a.Name == "" {
 		k.bad(child(key, "name"), "", "required")
-	} else if len(a.Name) > 63 || strings.Trim(a.Name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
-		k.bad(child(key, "name"), "use 1 to 63 lower-case letters, digits and '-'", "not an agent's name: %q", clip(a.Name))
+	} else if !isAgentName(a.Name) {
+		k.bad(child(key, "name"), agentNameHint, "not an agent's name: %q", clip(a.Name))
 	}
 	k.atLeast(child(key, "count"), a.Count, 1)
 	if a.Key != "" && a.Count > 1 {
@@ -233,14 +241,17 @@ func (k checker) agent(key string, a Agent) {
 	switch a.Kind {
 	case KindWorker:
 		k.worker(key, a)
-		k.notFor("a worker", key, "deadline", "tasks")
+		k.notFor("a worker", key, "deadline", "tasks", "workers", "submitters")
 	case KindCoordinator:
 		k.coordinator(key, a)
-		k.notFor("a coordinator", key, "capabilities", "tools", "concurrency", "tool_timeout")
+		k.notFor("a coordinator", key, "capabilities", "tools", "concurrency", "tool_timeout", "workers", "submitters")
+	case KindHost:
+		k.host(key, a)
+		k.notFor("a host", key, "capabilities", "tools", "concurrency", "tool_timeout", "deadline", "tasks")
 	case "":
-		k.bad(child(key, "kind"), "known values: worker, coordinator", "required")
+		k.bad(child(key, "kind"), "known values: "+strings.Join(kinds, ", "), "required")
 	default:
-		k.oneOf(child(key, "kind"), a.Kind, KindWorker, KindCoordinator)
+		k.oneOf(child(key, "kind"), a.Kind, kinds...)
 	}
 }
 
@@ -334,7 +345,7 @@ func (k checker) capability(key, name string) {
 	switch {
 	case name == "":
 		k.bad(key, "", "required")
-	case !known[name]:
+	case !known[name] && !k.hasWorkersElsewhere():
 		k.bad(key, suggest(name, "capabilities", slices.Sorted(maps.Keys(known))), "no worker has the capability %q", clip(name))
 	}
 }

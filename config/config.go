@@ -1,4 +1,4 @@
-// Package config reads the description of a network (its agents, tools and limits) from a YAML or TOML
+// Package config reads the description of a network (its agents, tools, limits and peers) from a YAML or TOML
 // file, environment variables and command-line flags. A flag beats a variable, a variable beats the
 // file, and the file beats the default.
 //
@@ -23,9 +23,9 @@
 //
 // # Paths
 //
-// Keys and state (data, agents[].key) lie relative to the folder of the file, unless a flag or an
-// environment variable gave them, also by way of ${name}: then they are relative to the current
-// directory. The places that agents work in (tools.*.paths, tools.*.dir, tools.*.stdin_file,
+// Keys, certificates and state (data, agents[].key, the files of websocket and nats) lie relative to the
+// folder of the file, unless a flag or an environment variable gave them, also by way of ${name}: then
+// they are relative to the current directory. The places that agents work in (tools.*.paths, tools.*.dir, tools.*.stdin_file,
 // agents[].tasks[].in) are always relative to the current directory.
 package config
 
@@ -40,6 +40,23 @@ type Config struct {
 	Data string `key:"data"`
 	// Store keeps the tasks: "memory", which is the default.
 	Store string `key:"store"`
+	// Transport says how agents reach each other: local (only those of this process), tcp, websocket,
+	// nats, or the addresses of NATS servers; see [TransportLocal]. Default local.
+	Transport string `key:"transport"`
+	// Listen is the host:port at which others reach this process; port 0 is any free one. Default "",
+	// which is nowhere. Only with tcp, websocket and nats, there for the server of this process.
+	Listen string `key:"listen"`
+	// Peers are the agents of other processes that this one's agents hear and that may connect, at
+	// most [MaxPeers]. Not with local.
+	Peers []Peer `key:"peers"`
+	// Signature is batch or single; see [SignatureBatch]. Receivers take both. Default batch.
+	Signature string `key:"signature"`
+	// Tasks says where the tasks are.
+	Tasks TaskPlace `key:"tasks"`
+	// TCP, WebSocket and NATS set up the transport of that name, and are for no other.
+	TCP       TCP       `key:"tcp"`
+	WebSocket WebSocket `key:"websocket"`
+	NATS      NATS      `key:"nats"`
 	// Log says what is logged and how.
 	Log Log `key:"log"`
 	// Metrics says where metrics are served.
@@ -144,13 +161,14 @@ type Tool struct {
 const (
 	KindWorker      = "worker"      // claims tasks and serves them with tools
 	KindCoordinator = "coordinator" // submits tasks and gathers their results
+	KindHost        = "host"        // keeps this process's tasks for agents of other processes
 )
 
 // Agent describes one agent, or Count like ones.
 type Agent struct {
 	// Name is made of 1 to 63 lower-case letters, digits and '-'; required, and once in a Config.
 	Name string `key:"name"`
-	// Kind is [KindWorker] or [KindCoordinator]; required.
+	// Kind is [KindWorker], [KindCoordinator] or [KindHost]; required.
 	Kind string `key:"kind"`
 	// Count is how many there are, from 1; see [Agent.Names]. Default 1.
 	Count int `key:"count"`
@@ -174,6 +192,12 @@ type Agent struct {
 	Deadline Duration `key:"deadline"`
 	// Tasks are the job of a coordinator; at least one.
 	Tasks []Task `key:"tasks"`
+
+	// Workers are the peers that may work on a host's tasks: see those that their capabilities match,
+	// claim them, and end what they hold. Submitters are the peers that may submit tasks to it, and
+	// cancel their own. A host serves nobody else; one peer at least.
+	Workers    []string `key:"workers"`
+	Submitters []string `key:"submitters"`
 }
 
 // Task describes the tasks of one sort that a coordinator submits: one, or one for each file that Each
@@ -182,7 +206,8 @@ type Task struct {
 	// Name is the column of the report, formed like a tool's name and once in a coordinator. Default:
 	// the capability.
 	Name string `key:"name"`
-	// Capability is what a worker must have to see the task; required. Some worker must have it.
+	// Capability is what a worker must have to see the task; required. Some worker must have it: one
+	// of this Config, unless workers of other processes can see the tasks.
 	Capability string `key:"capability"`
 	// Each selects files below In by a doublestar pattern ("**/*.go"). Default "", which is one task.
 	Each string `key:"each"`
@@ -202,10 +227,18 @@ type Task struct {
 type Unsafe struct {
 	// ReceiveUnverified takes messages in without checking who sent them. Default false.
 	ReceiveUnverified bool `key:"receive_unverified"`
+	// Plaintext lets websockets without TLS leave this machine: whoever is on the way reads all, and can
+	// break connections. Messages stay signed. Only with websocket. Default false.
+	Plaintext bool `key:"plaintext"`
+	// OpenBroker lets everybody connect who reaches the NATS server of this process: they can read what
+	// is not sealed, and drop and repeat messages. Messages stay signed. Only with nats. Default false.
+	OpenBroker bool `key:"open_broker"`
 }
 
 func (c *Config) setDefaults() {
 	c.Store = "memory"
+	c.Transport = TransportLocal
+	c.Signature = SignatureBatch
 	c.Log = Log{Level: "info", Format: "text"}
 	buckets := Buckets{Global: Limit{Rate: Unlimited}, Sender: Limit{Rate: 500, Burst: 1000}, Topic: Limit{Rate: Unlimited}}
 	c.Limits = Limits{MessageSize: 1 << 20, Ingress: buckets, Egress: buckets}

@@ -18,9 +18,16 @@ import (
 // full sets every key.
 const fullYAML = `
 network: full
-vars: {dir: src, n: "4", wait: 2s, size: 2KiB, rate: 1/60, port: "9090", off: "false"}
+vars: {dir: src, n: "4", wait: 2s, size: 2KiB, rate: 1/60, port: "9090", off: "false", west: 0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b}
 data: state
 store: memory
+transport: tcp
+listen: ":7946"
+signature: single
+peers:
+  - {name: east, id: 0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a, address: "east.example:7946"}
+  - {name: west, id: "${west}"}
+tcp: {queue: 1MiB, when_full: drop, grace: 3s, handshake_timeout: 1s, idle_timeout: 1m, max_connections: 100, max_per_address: 10, frame_rate: 9000, byte_rate: 8MiB}
 log: {level: debug, format: json}
 metrics: {listen: "localhost:${port}"}
 limits:
@@ -71,9 +78,17 @@ unsafe: {receive_unverified: "${off}"}
 
 const fullTOML = `
 network = "full"
-vars = {dir = "src", n = "4", wait = "2s", size = "2KiB", rate = "1/60", port = "9090", off = "false"}
+vars = {dir = "src", n = "4", wait = "2s", size = "2KiB", rate = "1/60", port = "9090", off = "false", west = "0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b"}
 data = "state"
 store = "memory"
+transport = "tcp"
+listen = ":7946"
+signature = "single"
+peers = [
+  {name = "east", id = "0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a", address = "east.example:7946"},
+  {name = "west", id = "${west}"},
+]
+tcp = {queue = "1MiB", when_full = "drop", grace = "3s", handshake_timeout = "1s", idle_timeout = "1m", max_connections = 100, max_per_address = 10, frame_rate = 9000, byte_rate = "8MiB"}
 log = {level = "debug", format = "json"}
 metrics.listen = "localhost:${port}"
 unsafe.receive_unverified = "${off}"
@@ -144,10 +159,20 @@ deadline = "10m"
 func fullConfig() config.Config {
 	env := map[string]string{"LC_ALL": "C", "WHERE": "src/x"}
 	return config.Config{
-		Network: "full",
-		Vars:    map[string]string{"dir": "src", "n": "4", "wait": "2s", "size": "2KiB", "rate": "1/60", "port": "9090", "off": "false"},
-		Data:    filepath.FromSlash("etc/state"),
-		Store:   "memory",
+		Network:   "full",
+		Vars:      map[string]string{"dir": "src", "n": "4", "wait": "2s", "size": "2KiB", "rate": "1/60", "port": "9090", "off": "false", "west": strings.Repeat("0b", 32)},
+		Data:      filepath.FromSlash("etc/state"),
+		Store:     "memory",
+		Transport: config.TransportTCP, Listen: ":7946", Signature: config.SignatureSingle,
+		Peers: []config.Peer{
+			{Name: "east", ID: strings.Repeat("0a", 32), Address: "east.example:7946"},
+			{Name: "west", ID: strings.Repeat("0b", 32)},
+		},
+		TCP: config.TCP{Links: config.Links{
+			Queue: 1 << 20, WhenFull: config.WhenFullDrop, Grace: config.Duration(3 * time.Second),
+			HandshakeTimeout: config.Duration(time.Second), IdleTimeout: config.Duration(time.Minute),
+			MaxConnections: 100, MaxPerAddress: 10, FrameRate: 9000, ByteRate: 8 << 20,
+		}},
 		Log:     config.Log{Level: "debug", Format: "json"},
 		Metrics: config.Metrics{Listen: "localhost:9090"},
 		Limits: config.Limits{
@@ -224,11 +249,13 @@ func TestDefaults(t *testing.T) {
 		Topic:  config.Limit{Rate: config.Unlimited},
 	}
 	expectConfig(t, "c.yaml", "network: n\nlog:\ntools:\nagents: [{name: w, kind: worker}]\n", config.Config{
-		Network: "n",
-		Store:   "memory",
-		Log:     config.Log{Level: "info", Format: "text"},
-		Limits:  config.Limits{MessageSize: 1 << 20, Ingress: buckets, Egress: buckets},
-		Agents:  []config.Agent{{Name: "w", Kind: config.KindWorker, Count: 1, Concurrency: 1, ToolTimeout: config.Duration(30 * time.Second)}},
+		Network:   "n",
+		Store:     "memory",
+		Transport: config.TransportLocal,
+		Signature: config.SignatureBatch,
+		Log:       config.Log{Level: "info", Format: "text"},
+		Limits:    config.Limits{MessageSize: 1 << 20, Ingress: buckets, Egress: buckets},
+		Agents:    []config.Agent{{Name: "w", Kind: config.KindWorker, Count: 1, Concurrency: 1, ToolTimeout: config.Duration(30 * time.Second)}},
 	})
 }
 
@@ -281,7 +308,7 @@ func TestErrorsOutsideOfTheFileNameTheirSource(t *testing.T) {
 		{"number that is none", vars, config.Options{Environ: []string{"CONVERGE_LIMITS_EGRESS_TOPIC_BURST=0x1"}}, `CONVERGE_LIMITS_EGRESS_TOPIC_BURST: limits.egress.topic.burst: want a whole number, not "0x1"`, ""},
 		{"truth that is none", vars, config.Options{Environ: []string{"CONVERGE_UNSAFE_RECEIVE_UNVERIFIED=1"}}, `CONVERGE_UNSAFE_RECEIVE_UNVERIFIED: unsafe.receive_unverified: want true or false, not "1"`, ""},
 		{"unknown variable, near a known one", vars, config.Options{Environ: []string{"CONVERGE_LOGLEVEL=info"}}, "CONVERGE_LOGLEVEL: unknown environment variable", "did you mean CONVERGE_LOG_LEVEL?"},
-		{"lists are for the file", vars, config.Options{Environ: []string{"CONVERGE_VARS=x"}}, "CONVERGE_VARS: unknown environment variable", "known are CONVERGE_ with one of: DATA, LIMITS_EGRESS_GLOBAL_BURST, LIMITS_EGRESS_GLOBAL_RATE, LIMITS_EGRESS_SENDER_BURST, LIMITS_EGRESS_SENDER_RATE, LIMITS_EGRESS_TOPIC_BURST, LIMITS_EGRESS_TOPIC_RATE, LIMITS_INGRESS_GLOBAL_BURST, LIMITS_INGRESS_GLOBAL_RATE, LIMITS_INGRESS_SENDER_BURST, LIMITS_INGRESS_SENDER_RATE, LIMITS_INGRESS_TOPIC_BURST, LIMITS_INGRESS_TOPIC_RATE, LIMITS_MESSAGE_SIZE, LOG_FORMAT, LOG_LEVEL, METRICS_LISTEN, NETWORK, STORE, UNSAFE_RECEIVE_UNVERIFIED, VAR_COUNT, VAR_DIR"},
+		{"lists are for the file", vars, config.Options{Environ: []string{"CONVERGE_VARS=x"}}, "CONVERGE_VARS: unknown environment variable", ""},
 		{"undeclared variable of the file", vars, config.Options{Environ: []string{"CONVERGE_VAR_DIRS=x"}}, "CONVERGE_VAR_DIRS: unknown environment variable", "did you mean CONVERGE_VAR_DIR?"},
 		{"undeclared --var", vars, config.Options{Vars: map[string]string{"dri": "x"}}, "--var dri: vars.dri: unknown variable", `did you mean "dir"?`},
 		{"--var without vars", "network: n", config.Options{Vars: map[string]string{"dir": "x"}}, "--var dir: vars.dir: unknown variable", "there are no variables"},

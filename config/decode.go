@@ -46,6 +46,10 @@ func (d *decoder) decode(n *node, v reflect.Value, key string) {
 }
 
 func (d *decoder) structure(n *node, v reflect.Value, key string) {
+	if _, isSecret := v.Addr().Interface().(*Secret); isSecret && n.kind != isTable { // not to be repeated
+		d.problems.add(n.place, key, &Error{Msg: "a secret does not stand in a configuration", Hint: "say where it is: {file: PATH} or {env: VARIABLE}"})
+		return
+	}
 	if !d.is(n, isTable, "a map", key) {
 		return
 	}
@@ -59,7 +63,7 @@ func (d *decoder) structure(n *node, v reflect.Value, key string) {
 			continue
 		}
 		if f.value.kind != isNull { // key: without a value is as good as none
-			d.decode(f.value, v.Field(at), child(key, f.key))
+			d.decode(f.value, v.FieldByIndex(at), child(key, f.key))
 		}
 	}
 }
@@ -170,23 +174,46 @@ func (n *node) quoted() string {
 	return "write it in quotes: " + strconv.Quote(clip(text))
 }
 
-// fieldOf returns the index of the field of struct type t that has the key.
-func fieldOf(t reflect.Type, key string) (int, bool) {
+// keyed is a field of a struct that has a key.
+type keyed struct {
+	key   string
+	index []int // see [reflect.Value.FieldByIndex]
+	kind  reflect.Type
+}
+
+// keyedFields returns the fields of struct type t that have keys, in their order; those of embedded
+// structs are t's own.
+func keyedFields(t reflect.Type) []keyed {
+	var fields []keyed
 	for i := range t.NumField() {
-		if name, ok := t.Field(i).Tag.Lookup("key"); ok && name == key {
-			return i, true
+		f := t.Field(i)
+		if f.Anonymous {
+			for _, inner := range keyedFields(f.Type) {
+				inner.index = append([]int{i}, inner.index...)
+				fields = append(fields, inner)
+			}
+		} else if key, ok := f.Tag.Lookup("key"); ok {
+			fields = append(fields, keyed{key, []int{i}, f.Type})
 		}
 	}
-	return 0, false
+	return fields
+}
+
+// fieldOf returns the index of the field of struct type t that has the key.
+func fieldOf(t reflect.Type, key string) ([]int, bool) {
+	for _, f := range keyedFields(t) {
+		if f.key == key {
+			return f.index, true
+		}
+	}
+	return nil, false
 }
 
 // keysOf returns the keys of struct type t in the order of its fields.
 func keysOf(t reflect.Type) []string {
 	var keys []string
-	for i := range t.NumField() {
-		if name, ok := t.Field(i).Tag.Lookup("key"); ok {
-			keys = append(keys, name)
-		}
+	for _, f := range keyedFields(t) {
+		keys = append(keys, f.key)
 	}
 	return keys
 }
@@ -195,17 +222,13 @@ func keysOf(t reflect.Type) []string {
 // that variables and flags can set.
 func scalarKeys(t reflect.Type, prefix string) []string {
 	var keys []string
-	for i := range t.NumField() {
-		name, ok := t.Field(i).Tag.Lookup("key")
-		if !ok {
-			continue
-		}
-		switch field := t.Field(i).Type; field.Kind() {
+	for _, f := range keyedFields(t) {
+		switch f.kind.Kind() {
 		case reflect.Map, reflect.Slice:
 		case reflect.Struct:
-			keys = append(keys, scalarKeys(field, child(prefix, name))...)
+			keys = append(keys, scalarKeys(f.kind, child(prefix, f.key))...)
 		default:
-			keys = append(keys, child(prefix, name))
+			keys = append(keys, child(prefix, f.key))
 		}
 	}
 	return keys

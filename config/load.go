@@ -165,7 +165,11 @@ func (c *Config) complete() {
 			}
 		}
 	}
-	c.Data = c.origin.path("data", c.Data)
+	files := c.NATS.files()
+	files["data"], files["websocket.ca"] = &c.Data, &c.WebSocket.CA
+	for key, path := range files {
+		*path = c.origin.path(key, *path)
+	}
 	for i := range c.Agents {
 		c.Agents[i].complete(c.origin, item("agents", i))
 	}

@@ -43,7 +43,7 @@ agents:
 	boom := errors.New("boom")
 	runtime, err := converge.New(converge.Config{
 		Identity: id, Network: "failing", Name: "broken", Agent: broken{boom},
-		Transport: n.transport.Endpoint(id.ID()), Registry: n.registry, Logger: n.log,
+		Transport: n.transport.endpoint(id), Registry: n.registry, Logger: n.log,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -58,6 +58,9 @@ func EnsureKey(path string, passphrase []byte) (id *identity.Identity, made bool
 
 // enter notes which agent an ID is. Two agents cannot have the same key: each could speak as the other.
 func (n *Network) enter(id identity.ID, agent string) error {
+	if err := n.checkSelf(id); err != nil {
+		return err
+	}
 	if other, taken := n.names[id]; taken {
 		return &hinted{
 			fmt.Errorf("its key is that of agent %q too (ID %s)", other, id),

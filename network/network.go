@@ -1,6 +1,7 @@
 // Package network makes a running network of agents out of a configuration: it chooses the store and
 // the transport, reads or makes keys, builds tools and limits, and runs one converge.Runtime for each
-// agent.
+// agent. Its peers, agents of other processes, are heard once they have proved their keys or if the
+// configuration gives these.
 package network
 
 import (
@@ -26,7 +27,6 @@ import (
 	"github.com/converge-agents/converge/task"
 	"github.com/converge-agents/converge/tool"
 	"github.com/converge-agents/converge/transport"
-	"github.com/converge-agents/converge/transport/local"
 )
 
 // Options are what a [Network] needs besides its configuration.
@@ -51,11 +51,13 @@ type Network struct {
 	removes bool   // whether Close removes dir
 
 	store      store.Store
-	tasks      *task.Manager
+	tasks      *task.Manager // nil if the tasks are elsewhere
 	discovery  *discovery.Service
 	registry   *identity.Registry
 	population *discovery.Population
-	transport  *local.Network
+	transport  carrier
+	peers      []peer
+	hooks      []transport.Hook // of all agents, besides their limits
 	tools      *tool.Registry
 	params     map[string][]string // of each tool, sorted
 	metrics    *observe.Metrics
@@ -81,9 +83,10 @@ type Network struct {
 // member is one agent.
 type member struct {
 	name        string
+	kind        string
 	id          identity.ID
 	runtime     *converge.Runtime
-	coordinator *role.Coordinator // nil for a worker
+	coordinator *role.Coordinator // nil for other kinds
 }
 
 // New checks a configuration and builds the network that it describes: keys are read or made, tools are
@@ -125,19 +128,19 @@ func (n *Network) build(ctx context.Context) (err error) {
 	if n.store, err = memory.New(memory.Config{}); err != nil {
 		return err
 	}
-	if n.tasks, err = task.New(task.Config{Store: n.store, Logger: n.log}); err != nil {
+	if err = n.addTasks(); err != nil {
 		return err
 	}
-	n.metrics.AddTasks(n.tasks)
 	if n.discovery, err = discovery.New(discovery.Config{Store: n.store, Network: n.config.Network, Logger: n.log}); err != nil {
 		return err
 	}
 	if n.population, err = n.discovery.Populate(context.WithoutCancel(ctx), n.registry); err != nil { // until Close
 		return err
 	}
-	if n.transport, err = local.New(local.Config{}); err != nil {
+	if err = n.addTransport(); err != nil {
 		return err
 	}
+	n.requireHost()
 	if err = n.addTools(); err != nil {
 		return err
 	}
@@ -192,16 +195,21 @@ func (n *Network) addAgent(ctx context.Context, a config.Agent, name string) err
 	if err != nil {
 		return fmt.Errorf("limits.egress: %w", err)
 	}
-	m := member{name: name, id: id.ID()}
+	tasks, err := n.tasksFor(a)
+	if err != nil {
+		return err
+	}
+	m := member{name: name, kind: a.Kind, id: id.ID()}
 	c := converge.Config{
 		Identity:      id,
 		Network:       n.config.Network,
 		Name:          name,
-		Transport:     n.transport.Endpoint(id.ID()),
+		Transport:     n.transport.endpoint(id),
+		Signature:     modeOf(n.config.Signature),
 		Registry:      n.registry,
-		Hooks:         []transport.Hook{ratelimit.NewHook(ingress)},
+		Hooks:         append([]transport.Hook{ratelimit.NewHook(ingress)}, n.hooks...),
 		Discovery:     n.discovery,
-		Tasks:         n.tasks,
+		Tasks:         tasks,
 		Verifier:      message.VerifierConfig{MaxSize: int(n.config.Limits.MessageSize)},
 		Logger:        n.log,
 		ReceiveUnsafe: n.config.Unsafe.ReceiveUnverified,
@@ -228,34 +236,6 @@ func (n *Network) addAgent(ctx context.Context, a config.Agent, name string) err
 	}
 	n.metrics.Add(m.runtime)
 	n.members = append(n.members, m)
-	return nil
-}
-
-// setRole gives the agent its behaviour.
-func (n *Network) setRole(ctx context.Context, a config.Agent, c *converge.Config, m *member) error {
-	if a.Kind == config.KindWorker {
-		w, err := role.NewWorker(role.WorkerConfig{ID: m.id, Tools: a.Capabilities, Concurrency: a.Concurrency})
-		if err != nil {
-			return err
-		}
-		c.Agent, c.Capabilities, c.TaskKinds = w, w.Capabilities(), w.Kinds()
-		return nil
-	}
-	specs, err := n.tasksOf(ctx, m.name, a)
-	if err != nil {
-		return err
-	}
-	var k *role.Coordinator
-	k, err = role.NewCoordinator(role.CoordinatorConfig{
-		Tasks:    specs,
-		Deadline: time.Duration(a.Deadline),
-		Progress: func(p role.Progress) { n.report(k, p) },
-	})
-	if err != nil {
-		return err
-	}
-	n.progress[k] = k.Progress()
-	c.Agent, m.coordinator = k, k
 	return nil
 }
 
@@ -291,6 +271,13 @@ func (n *Network) sum() (sum role.Progress) {
 	return sum
 }
 
+func modeOf(signature string) message.Mode {
+	if signature == config.SignatureSingle {
+		return message.Single
+	}
+	return message.Batch
+}
+
 func newLimiter(b config.Buckets) (*ratelimit.Limiter, error) {
 	limit := func(l config.Limit) ratelimit.Limit {
 		if l.Rate.IsUnlimited() {
@@ -313,6 +300,9 @@ func (n *Network) Close() error {
 	var errs []error
 	n.closed.Store(true)
 	n.abort(nil)
+	if n.transport != nil {
+		errs = append(errs, n.transport.Close())
+	}
 	if n.population != nil {
 		n.population.Close()
 	}

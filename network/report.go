@@ -14,6 +14,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/converge-agents/converge"
+	"github.com/converge-agents/converge/config"
 	"github.com/converge-agents/converge/role"
 	"github.com/converge-agents/converge/task"
 )
@@ -23,20 +25,39 @@ type Report struct {
 	Network     string        `json:"network"`
 	Agents      int           `json:"agents"`
 	Tasks       TaskReport    `json:"tasks"`
+	Work        WorkReport    `json:"work"`
 	Messages    MessageReport `json:"messages"`
 	Tools       ToolReport    `json:"tools"`
 	RateLimited LimitReport   `json:"rate_limited"`
+	Transport   FrameReport   `json:"transport,omitzero"` // if it reaches other processes
 	ElapsedMS   int64         `json:"elapsed_ms"`
 	Table       [][]string    `json:"-"` // the first row is the heading
 	Errors      []string      `json:"-"` // one line for each task that failed, the first 20
 	Unfinished  int           `json:"-"` // tasks that had not ended
 }
 
-// TaskReport counts tasks. Those that count as completed have a valid signed statement.
+// TaskReport counts the tasks of this process's coordinators, whoever did them. Those that count as
+// completed have a valid signed statement.
 type TaskReport struct {
 	Submitted int `json:"submitted"`
 	Completed int `json:"completed"`
 	Failed    int `json:"failed"`
+}
+
+// WorkReport counts what this process's workers have done, whoever submitted it.
+type WorkReport struct {
+	Claimed  uint64 `json:"claimed"`
+	Reported uint64 `json:"reported"`
+	Failed   uint64 `json:"failed"`
+}
+
+// FrameReport counts what went between processes.
+type FrameReport struct {
+	Name    string            `json:"name"`
+	In      uint64            `json:"frames_in"`
+	Out     uint64            `json:"frames_out"`
+	Lost    uint64            `json:"lost"`
+	Refused map[string]uint64 `json:"refused"` // connections and frames by reason; only those that occurred
 }
 
 // MessageReport counts messages, over all agents.
@@ -73,7 +94,13 @@ func (n *Network) Report() Report {
 		Messages:    MessageReport{s.Signed, s.Verified, occurred(s.Refused)},
 		Tools:       ToolReport{s.Tools.Run, s.Tools.Denied, s.Tools.TimedOut},
 		RateLimited: LimitReport{total(s.Ingress), total(s.Egress)},
+		Transport:   n.frameReport(),
 		Unfinished:  p.Total - p.Completed - p.Failed,
+		Work: WorkReport{
+			Claimed:  s.Decisions[converge.ClaimTask{}.Kind()].Done,
+			Reported: s.Decisions[converge.ReportTask{}.Kind()].Done,
+			Failed:   s.Decisions[converge.FailTask{}.Kind()].Done,
+		},
 	}
 	if !n.started.IsZero() {
 		end := n.ended
@@ -84,6 +111,14 @@ func (n *Network) Report() Report {
 	}
 	n.addOutcomes(&r)
 	return r
+}
+
+func (n *Network) frameReport() FrameReport {
+	if n.config.TransportKind() == config.TransportLocal {
+		return FrameReport{}
+	}
+	t := n.metrics.Transport()
+	return FrameReport{n.config.TransportKind(), t.FramesIn, t.FramesOut, t.Lost, occurred(t.Refused)}
 }
 
 func occurred(counts map[string]uint64) map[string]uint64 {
@@ -204,8 +239,19 @@ limited    %d in, %d out
 		r.Messages.Sent, r.Messages.Verified, describeRejected(r.Messages.Rejected),
 		r.Tools.Run, r.Tools.Denied, r.Tools.TimedOut,
 		r.RateLimited.Ingress, r.RateLimited.Egress)
+	r.writeShared(&text)
 	_, err := w.Write(text.Bytes())
 	return err
+}
+
+// writeShared adds what only concerns those who work with other processes.
+func (r Report) writeShared(text *bytes.Buffer) {
+	if r.Transport.Name == "" {
+		return
+	}
+	fmt.Fprintf(text, "work       %d claimed, %d reported, %d failed\n", r.Work.Claimed, r.Work.Reported, r.Work.Failed)
+	fmt.Fprintf(text, "%-10s %d frames in, %d out, %d lost, %s\n",
+		r.Transport.Name, r.Transport.In, r.Transport.Out, r.Transport.Lost, describeRejected(r.Transport.Refused))
 }
 
 func agents(n int) string {

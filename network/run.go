@@ -8,14 +8,17 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/converge-agents/converge"
+	"github.com/converge-agents/converge/config"
 )
 
 // Run runs all agents until ctx ends, or [Network.Abort] is called. Then it waits for them to finish what
-// they have begun, workers first, so that coordinators learn of it, and returns nil. It returns an error
+// they have begun, workers first, so that coordinators learn of it, and hosts last, so that what is given
+// back still arrives; it disconnects from other processes, and returns nil. It returns an error
 // if an agent cannot start or fails; the others are stopped in that case. It can be called once.
 func (n *Network) Run(ctx context.Context) error {
 	switch {
@@ -36,32 +39,40 @@ func (n *Network) Run(ctx context.Context) error {
 		return err
 	}
 	defer closeMetrics()
+	if err := n.transport.start(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return n.explained([]error{fmt.Errorf("start transport %s: %w", n.config.TransportKind(), err)})
+	}
 
 	var job sync.WaitGroup
 	defer job.Wait()
 	job.Go(func() { n.awaitJob(ctx) })
-	workers, coordinators := newCrew(ctx, stop), newCrew(ctx, stop)
-	n.start(ctx, workers, coordinators)
+	workers, coordinators, hosts := newCrew(ctx, stop), newCrew(ctx, stop), newCrew(ctx, stop)
+	n.start(ctx, workers, coordinators, hosts)
 	<-ctx.Done()
 	n.population.Close() // keys stay: those who withdraw now are heard to the end
 	workers.stop(context.Cause(ctx))
 	n.log.Info("agents are stopping; tools that run get time to finish", "at_most", cmp.Or(n.options.DrainTimeout, converge.DefaultDrainTimeout))
 	workers.running.Wait()
 	n.settle()
-	coordinators.stop(context.Cause(ctx))
-	coordinators.running.Wait()
-	return errors.Join(append(workers.errs, coordinators.errs...)...)
+	coordinators.end(context.Cause(ctx))
+	hosts.end(context.Cause(ctx))
+	return errors.Join(n.explained(slices.Concat(workers.errs, coordinators.errs, hosts.errs)), n.transport.Close())
 }
 
-// start starts all agents. Coordinators begin when they can verify what workers will tell them.
-func (n *Network) start(ctx context.Context, workers, coordinators *crew) {
+// start starts all agents. Coordinators begin when they can verify what the others of this process will
+// tell them.
+func (n *Network) start(ctx context.Context, workers, coordinators, hosts *crew) {
+	crews := map[string]*crew{config.KindCoordinator: coordinators, config.KindHost: hosts}
 	for _, m := range n.members {
-		if m.coordinator == nil {
-			workers.start(m)
+		if m.kind != config.KindCoordinator {
+			cmp.Or(crews[m.kind], workers).start(m)
 		}
 	}
 	for _, m := range n.members {
-		if m.coordinator != nil {
+		if m.kind == config.KindCoordinator {
 			continue
 		}
 		if err := n.population.Wait(ctx, m.id); err != nil {
@@ -72,7 +83,7 @@ func (n *Network) start(ctx context.Context, workers, coordinators *crew) {
 		}
 	}
 	for _, m := range n.members {
-		if m.coordinator != nil {
+		if m.kind == config.KindCoordinator {
 			coordinators.start(m)
 		}
 	}
@@ -81,8 +92,11 @@ func (n *Network) start(ctx context.Context, workers, coordinators *crew) {
 // settleTime bounds the wait for coordinators to hear what workers have sent.
 const settleTime = time.Second
 
-// settle waits until coordinators have counted the tasks that have ended.
+// settle waits until coordinators have counted the tasks that have ended, as far as they are here.
 func (n *Network) settle() {
+	if n.tasks == nil {
+		return
+	}
 	patience := time.NewTimer(settleTime)
 	defer patience.Stop()
 	for {
@@ -114,6 +128,12 @@ func newCrew(ctx context.Context, fail context.CancelCauseFunc) *crew {
 	c := &crew{fail: fail}
 	c.ctx, c.stop = context.WithCancelCause(context.WithoutCancel(ctx))
 	return c
+}
+
+// end stops the crew and waits for it.
+func (c *crew) end(cause error) {
+	c.stop(cause)
+	c.running.Wait()
 }
 
 func (c *crew) start(m member) {

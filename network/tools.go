@@ -34,15 +34,19 @@ func (n *Network) addTools() error {
 // checkParams reports a task whose params are not those of a tool that may serve it: every one of its
 // kind would fail.
 func (n *Network) checkParams(t config.Task) error {
-	given := slices.Sorted(maps.Keys(t.Params))
+	given, served := slices.Sorted(maps.Keys(t.Params)), false
 	for _, a := range n.config.Agents {
 		name, serves := a.Capabilities[t.Capability]
+		served = served || serves
 		if wanted := n.params[name]; serves && !slices.Equal(given, wanted) {
 			return &hinted{
 				fmt.Errorf("params: %s; but tool %q takes %s", list(given), name, list(wanted)),
 				"a tool takes the {names} of its command, stdin and stdin_file, all of them and no others",
 			}
 		}
+	}
+	if !served { // the configuration has been checked: there are workers elsewhere
+		n.log.Info("no worker of this process has the capability; one of another process has to", "task", t.Name, "capability", t.Capability)
 	}
 	return nil
 }
@@ -140,7 +144,9 @@ func (t *configured) Run(ctx context.Context, params json.RawMessage) (tool.Outp
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(t.network.aborted, func() { cancel(context.Cause(t.network.aborted)) })()
+	began := time.Now()
 	output, err := t.Tool.Run(ctx, params)
+	t.network.log.Debug("tool has run", "tool", t.Name(), "took", time.Since(began), "ok", err == nil)
 	if exit, failed := errors.AsType[*command.ExitError](err); failed && t.logStderr {
 		t.network.log.Warn("tool failed", "tool", t.Name(), "error", exit, "stderr", exit.Stderr)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -111,6 +112,28 @@ func TestOneAgentThatIsNotReadyIsEnough(t *testing.T) {
 			t.Errorf("both are ready: %d", status)
 		}
 	})
+}
+
+// TestReadyOnlyOnceAllThatIsRequiredIsMet: that something else is away makes an agent useless, not ill.
+func TestReadyOnlyOnceAllThatIsRequiredIsMet(t *testing.T) {
+	m, reached := observe.NewMetrics(), false
+	m.Require("always", func() bool { return true })
+	m.Require("tasks at host", func() bool { return reached })
+	for _, want := range []struct {
+		status int
+		body   string
+	}{
+		{bad, `{"agents":[],"required":[{"name":"always","met":true},{"name":"tasks at host","met":false}]}`},
+		{good, `{"agents":[],"required":[{"name":"always","met":true},{"name":"tasks at host","met":true}]}`},
+	} {
+		if w := get(m, "GET", "/readyz"); w.Code != want.status || strings.TrimSpace(w.Body.String()) != want.body {
+			t.Errorf("/readyz says %d %s, want %d %s", w.Code, w.Body, want.status, want.body)
+		}
+		if w := get(m, "GET", "/healthz"); w.Code != good || strings.TrimSpace(w.Body.String()) != want.body {
+			t.Errorf("/healthz says %d %s, want %d %s", w.Code, w.Body, good, want.body)
+		}
+		reached = true
+	}
 }
 
 func TestHandlerOnlyAnswersReads(t *testing.T) {

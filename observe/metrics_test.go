@@ -65,6 +65,8 @@ converge_messages_refused_total{reason="unknown_sender"}
 converge_messages_refused_total{reason="unsupported"}
 converge_messages_signed_total
 converge_messages_verified_total
+converge_signature_batches_total
+converge_tasks_corrupt_total
 converge_tasks_total{event="cancelled"}
 converge_tasks_total{event="claimed"}
 converge_tasks_total{event="completed"}
@@ -349,6 +351,7 @@ func TestTrafficIsCounted(t *testing.T) {
 		maps.DeleteFunc(got, func(name string, value float64) bool { return value == 0 || name == "converge_turn_seconds" })
 		want := map[string]float64{
 			"converge_messages_signed_total":   3,
+			"converge_signature_batches_total": 1, // what Alice says in one turn
 			"converge_messages_verified_total": 3,
 
 			`converge_messages_refused_total{reason="malformed"}`:      2,
@@ -503,6 +506,53 @@ func TestTasksOfSeveralManagersAreAddedUp(t *testing.T) {
 	}
 	if got := series(scrape(t, m))[`converge_tasks_total{event="submitted"}`]; got != 3 {
 		t.Errorf("%v tasks were submitted, want 3", got)
+	}
+}
+
+// wires is a network's statistics.
+type wires transport.Stats
+
+func (w wires) Stats() transport.Stats { return transport.Stats(w) }
+
+func TestConnectionsAreCounted(t *testing.T) {
+	m := observe.NewMetrics()
+	without := series(scrape(t, m))
+	m.AddTransport(wires{
+		Connections: 1, Opened: 2, Closed: 3, FramesIn: 4, FramesOut: 5, BytesIn: 6, BytesOut: 7, Lost: 8,
+		Refused: map[string]uint64{"not_tls": 9, "wrong_key": 0},
+	})
+	m.AddTransport(wires{Connections: 10, FramesIn: 20, Refused: map[string]uint64{"not_tls": 1}})
+	got := series(scrape(t, m))
+	maps.DeleteFunc(got, func(name string, _ float64) bool { _, was := without[name]; return was })
+	want := map[string]float64{
+		"converge_transport_connections":                       11,
+		`converge_transport_connections_total{event="opened"}`: 2,
+		`converge_transport_connections_total{event="closed"}`: 3,
+		`converge_transport_frames_total{direction="in"}`:      24,
+		`converge_transport_frames_total{direction="out"}`:     5,
+		`converge_transport_bytes_total{direction="in"}`:       6,
+		`converge_transport_bytes_total{direction="out"}`:      7,
+		"converge_transport_lost_total":                        8,
+		`converge_transport_refused_total{reason="not_tls"}`:   10,
+		`converge_transport_refused_total{reason="wrong_key"}`: 0,
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("got  %v\nwant %v", got, want)
+	}
+}
+
+// TestTransportsAreAddedUpWhole fills every number in the statistics, and so notices a new one.
+func TestTransportsAreAddedUpWhole(t *testing.T) {
+	m := observe.NewMetrics()
+	var want transport.Stats
+	fill(t, reflect.ValueOf(&want).Elem(), 11)
+	for _, n := range []uint64{1, 10} {
+		var s transport.Stats
+		fill(t, reflect.ValueOf(&s).Elem(), n)
+		m.AddTransport(wires(s))
+	}
+	if got := m.Transport(); !reflect.DeepEqual(got, want) {
+		t.Errorf("the sum is\n%+v, want\n%+v", got, want)
 	}
 }
 

@@ -134,7 +134,11 @@ func reportKeys(ts *testscript.TestScript, neg bool, args []string) {
 	want := []string{
 		"agents", "elapsed_ms", "messages.rejected", "messages.sent", "messages.verified", "network",
 		"rate_limited.egress", "rate_limited.ingress", "tasks.completed", "tasks.failed", "tasks.submitted",
-		"tools.denied", "tools.run", "tools.timed_out",
+		"tools.denied", "tools.run", "tools.timed_out", "work.claimed", "work.failed", "work.reported",
+	}
+	if _, shared := flat["transport.name"]; shared {
+		want = append(want, "transport.frames_in", "transport.frames_out", "transport.lost", "transport.name", "transport.refused")
+		slices.Sort(want)
 	}
 	if got := slices.Sorted(maps.Keys(flat)); !slices.Equal(got, want) {
 		ts.Fatalf("keys %q, want %q", got, want)
@@ -149,7 +153,7 @@ func reportKeys(ts *testscript.TestScript, neg bool, args []string) {
 
 func flatten(into map[string]string, prefix string, object map[string]any) {
 	for key, value := range object {
-		if inner, ok := value.(map[string]any); ok && key != "rejected" {
+		if inner, ok := value.(map[string]any); ok && key != "rejected" && key != "refused" {
 			flatten(into, prefix+key+".", inner)
 		} else {
 			into[prefix+key] = fmt.Sprint(value)

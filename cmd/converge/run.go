@@ -33,6 +33,8 @@ var settings = []struct{ key, flag, usage string }{
 	{"data", "data", "`folder` for keys and state"},
 	{"log.level", "log-level", "log from this `level` on: debug, info, warn or error"},
 	{"log.format", "log-format", "`format` of the log: text or json"},
+	{"transport", "transport", "`name` of the way to other processes: local, tcp, websocket, nats, or nats://HOST:PORT"},
+	{"listen", "listen", "let peers connect at `host:port`; port 0 is a free one, see the log"},
 	{"metrics.listen", "metrics-listen", "serve /metrics, /healthz and /readyz on `host:port`; port 0 is a free one, see the log"},
 }
 
@@ -47,6 +49,9 @@ and a summary of what went through the pipeline, and nothing else, on standard o
 to standard error. After the first signal, tools that run get some seconds to finish; a second signal
 kills them.
 
+Agents of other processes are the peers of the file; the log tells where this process listens, and
+which peers are connected and lost.
+
 Exit status: 0 if no task failed; 1 if one did, or the network could not run; 130 if, with
 --exit-when-done, it was interrupted before the job was done, and after a second signal; 64 for a
 wrong command line.
@@ -56,6 +61,7 @@ The passphrase that opens and seals key files is what CONVERGE_PASSPHRASE holds,
 the file that --passphrase-file names.`,
 		Example: `  converge run --exit-when-done
   converge run -c orders.toml --var dir=/srv/docs -o json
+  converge run --transport tcp --listen :7946
   converge run --metrics-listen localhost:9090`,
 		Args:              runArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -73,6 +79,7 @@ the file that --passphrase-file names.`,
 	}
 	complete(cmd, "log-level", "debug", "info", "warn", "error")
 	complete(cmd, "log-format", "text", "json")
+	complete(cmd, "transport", "local", "tcp", "websocket", "nats")
 	return cmd
 }
 
