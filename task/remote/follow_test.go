@@ -153,6 +153,34 @@ func TestCancellationReachesTheHolderAtOnce(t *testing.T) {
 	})
 }
 
+// TestManyEndsAtOnceAreAllTold has more tasks end at once than one answer tells of.
+func TestManyEndsAtOnceAreAllTold(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newSite(t)
+		boss := s.client(alice)
+		var ends recorder
+		defer boss.Attach(ends.listen)()
+		const n = 3000
+		var ops []remote.Op
+		for i := range n {
+			ops = append(ops, remote.Op{Kind: remote.OpSubmit, Spec: task.Spec{ID: fmt.Sprint(i), Kind: "k", Capabilities: []string{"none"}}})
+		}
+		boss.Do(t.Context(), ops)
+		time.Sleep(time.Second)
+		before := s.desk.Stats().Requests
+		for i := range n {
+			must(s.tasks.Cancel(t.Context(), fmt.Sprint(i), alice.ID()))
+		}
+		time.Sleep(time.Second)
+		if got := ends.statuses(); len(got) != n {
+			t.Errorf("%d of %d ends were told", len(got), n)
+		}
+		if took := s.desk.Stats().Requests - before; took > 20 {
+			t.Errorf("that took %d polls", took)
+		}
+	})
+}
+
 func TestClaimsOfADeadWorkerRunOutAndAnotherEndsThem(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		s := newSite(t)
