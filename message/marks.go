@@ -100,8 +100,8 @@ type Marks struct {
 	log     *slog.Logger
 	now     func() time.Time
 
-	guard   *replayGuard // of the Verifier; set before Open
-	ending  sync.Once
+	guard   *replayGuard   // of the Verifier; set before Open
+	ended   chan struct{}  // closed when Close is done
 	working sync.WaitGroup // the goroutine that writes; there is one only while there is something to write
 	urgent  chan struct{}  // holds one: the ceiling of all is to be written
 	near    atomic.Int64   // what was issued up to then needs no further look
@@ -122,6 +122,7 @@ type Marks struct {
 	queue    []identity.ID // senders whose own ceiling is to be written
 	stuck    bool          // somebody has waited in vain for a ceiling of its own since one was written
 	tidy     bool          // there may be records that say nothing any more
+	trouble  error         // of the last write, if it has failed
 	warned   time.Time     // when a failure was logged
 	cancel   context.CancelFunc
 	progress chan struct{} // closed, and replaced, when something changes for those who wait
@@ -150,9 +151,10 @@ func NewMarks(c MarksConfig) (*Marks, error) {
 		ahead:    cmp.Or(c.Ahead, DefaultMarksAhead).Milliseconds(),
 		wait:     cmp.Or(c.Wait, DefaultMarksWait),
 		maxAge:   cmp.Or(c.MaxAge, DefaultMarksMaxAge),
-		log:      cmp.Or(c.Logger, slog.Default()).With("agent", c.Agent.Short()),
+		log:      cmp.Or(c.Logger, slog.Default()).With("id", c.Agent.Short()),
 		now:      orNow(c.Now),
 		senders:  map[identity.ID]*senderEntry{},
+		ended:    make(chan struct{}),
 		urgent:   make(chan struct{}, 1),
 		progress: make(chan struct{}),
 	}
@@ -187,22 +189,33 @@ func (m *Marks) Stats() MarksStats {
 	return MarksStats{Writes: m.writes.Load(), Failed: m.failed.Load(), Waits: m.waits.Load()}
 }
 
+// Err returns why messages are refused with [ErrNoMarks] or soon may be: [ErrMarksTaken], which lasts, or the
+// error of the last write, until one succeeds. It is nil if all is well.
+func (m *Marks) Err() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.trouble
+}
+
 // Close ends the acceptance of messages and writes down exactly what was accepted, so that the next
 // Verifier loses nothing. It returns an error if some of that could not be written before ctx ended;
 // then the next one refuses more than it would have to, and still nothing twice. Closing twice is fine.
 // The store stays open.
 func (m *Marks) Close(ctx context.Context) error {
-	var err error
-	m.ending.Do(func() { err = m.close(ctx) })
-	return err
-}
-
-func (m *Marks) close(ctx context.Context) error {
-	senders, floor, wasOpen := m.stop()
+	senders, floor, was := m.stop()
+	if was == marksClosed {
+		select {
+		case <-m.ended:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	defer close(m.ended)
 	m.working.Wait()
 	var err error
 	switch {
-	case !wasOpen:
+	case was != marksOpen:
 	case m.touched:
 		err = m.writeExactly(ctx, senders, floor)
 	case m.now().UnixMilli()-m.written > m.maxAge.Milliseconds()/2: // nothing was accepted, but they grow old
@@ -215,11 +228,11 @@ func (m *Marks) close(ctx context.Context) error {
 }
 
 // stop ends the acceptance of messages and the writing of ceilings, and returns what the guard knows.
-func (m *Marks) stop() (senders []senderMark, floor int64, wasOpen bool) {
+func (m *Marks) stop() (senders []senderMark, floor int64, was marksState) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	wasOpen = m.state == marksOpen
-	if m.guard != nil {
+	was = m.state
+	if m.guard != nil && was != marksClosed {
 		senders, floor = m.guard.seal(m.now().UnixMilli())
 	}
 	m.state = marksClosed
@@ -228,7 +241,7 @@ func (m *Marks) stop() (senders []senderMark, floor int64, wasOpen bool) {
 		m.cancel()
 	}
 	m.announce()
-	return senders, floor, wasOpen
+	return senders, floor, was
 }
 
 // announce wakes those who wait. It wants mu held.

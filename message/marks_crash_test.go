@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,15 +36,15 @@ func TestCrashAtAnyWriteLosesNothing(t *testing.T) {
 		take := func(when string) {
 			snapshots = append(snapshots, snapshot{copyOf(t, s.Store), len(accepted), when})
 		}
-		var one sync.Mutex // several writes may be under way
-		s.change = func(_ context.Context, op, key string, do func() error) error {
+		var one sync.Mutex // several writes may be under way, beside the messages
+		s.tamper(func(_ context.Context, op, key string, do func() error) error {
 			one.Lock()
 			defer one.Unlock()
 			take("before " + op + " " + key[len(key)-8:])
 			err := do()
 			take("after " + op + " " + key[len(key)-8:])
 			return err
-		}
+		})
 		sessions := []*message.Signer{sessionOf(alice, 0), sessionOf(carol, 15*time.Second), sessionOf(agent(4), -20*time.Second)}
 		for range 2 {
 			marks := must(message.NewMarks(message.MarksConfig{Store: s, Network: network, Agent: bob.ID(), Logger: quiet}))
@@ -56,7 +57,9 @@ func TestCrashAtAnyWriteLosesNothing(t *testing.T) {
 				for _, session := range sessions {
 					raw := toBob(t, session)
 					if _, err := v.Verify(bytes.Clone(raw)); err == nil {
+						one.Lock()
 						accepted = append(accepted, raw)
+						one.Unlock()
 					}
 				}
 				synctest.Wait()
@@ -96,7 +99,7 @@ type step struct {
 
 var stepKinds = []string{
 	"send", "send", "send", "send", "send", "new session", "replay", "replay all", "crash", "crash amid a write",
-	"stop", "stop that fails", "fail", "fail after", "hang", "heal", "clock", "second process",
+	"stop", "stop that fails", "fail", "fail after", "hang", "heal", "clock", "sender's clock", "second process",
 }
 
 // TestNoScheduleDeliversTwice runs random schedules of messages, replays, crashes (also with a write under
@@ -124,22 +127,23 @@ func TestNoScheduleDeliversTwice(t *testing.T) {
 // The senders of a schedule, and how far their clocks are ahead.
 var (
 	cast    = []*identity.Identity{alice, carol, agent(10), agent(11), agent(12), agent(13)}
-	offsets = []time.Duration{0, 0, 300 * time.Millisecond, -20 * time.Second, 5 * time.Second, 29 * time.Second}
+	offsets = [...]time.Duration{0, 0, 300 * time.Millisecond, -20 * time.Second, 5 * time.Second, 29 * time.Second}
 )
 
 // world is where one schedule runs.
 type world struct {
 	t        *testing.T
 	store    *moody
-	lives    []*life // the present process, and those that it has overtaken
-	shift    time.Duration
+	lives    []*life      // the present process, and those that it has overtaken
+	shift    atomic.Int64 // of all clocks, in nanoseconds
+	offsets  [len(offsets)]time.Duration
 	sessions []*message.Signer
 	frames   [][]byte
 	accepted map[message.ID]string
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{t: t, accepted: map[message.ID]string{}, sessions: make([]*message.Signer, len(cast))}
+	w := &world{t: t, accepted: map[message.ID]string{}, sessions: make([]*message.Signer, len(cast)), offsets: offsets}
 	w.store = newMoody(newStore(t))
 	for who := range cast {
 		w.begin(who)
@@ -148,12 +152,12 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-func (w *world) now() time.Time { return time.Now().Add(w.shift) }
+func (w *world) now() time.Time { return time.Now().Add(time.Duration(w.shift.Load())) }
 
 // begin begins a session of a sender.
 func (w *world) begin(who int) {
 	w.sessions[who] = must(message.NewSigner(message.SignerConfig{
-		Identity: cast[who], Network: network, Now: func() time.Time { return w.now().Add(offsets[who]) },
+		Identity: cast[who], Network: network, Now: func() time.Time { return w.now().Add(w.offsets[who]) },
 	}))
 }
 
@@ -241,7 +245,9 @@ func (w *world) take(s step) error {
 	case "heal":
 		w.store.heal()
 	case "clock":
-		w.shift = time.Duration(s.n-500) * 7 * time.Second // up to an hour either way
+		w.shift.Store(int64(time.Duration(s.n-500) * 7 * time.Second)) // up to an hour either way
+	case "sender's clock":
+		w.offsets[s.who] = offsets[s.n%len(offsets)]
 	case "second process":
 		if len(w.lives) < 3 {
 			w.start()
@@ -267,7 +273,9 @@ func (w *world) crashAmidWrite(s step) {
 		}
 	default:
 	}
+	w.store.mu.Lock()
 	w.store.happens = s.n%2 == 0
+	w.store.mu.Unlock()
 	w.crash()
 	w.start()
 }
@@ -315,7 +323,7 @@ type moody struct {
 
 func newMoody(s store.Store) *moody {
 	m := &moody{tampered: tampered{Store: s}}
-	m.change = m.act
+	m.tamper(m.act)
 	return m
 }
 

@@ -146,19 +146,36 @@ func overwrite(t testing.TB, s store.Store, key string, value []byte) {
 	}
 }
 
-// tampered is a store whose changes pass through a hook. The hook does the change by calling do, or does
-// not; what it returns is what the caller is told.
+// change is what becomes of a change of a store: it happens by calling do, or not, and the caller is told
+// what is returned.
+type change = func(ctx context.Context, op, key string, do func() error) error
+
+// tampered is a store whose changes pass through a hook.
 type tampered struct {
 	store.Store
-	change func(ctx context.Context, op, key string, do func() error) error
+	mu     sync.Mutex
+	change change
 	list   func() error
 }
 
+func (s *tampered) tamper(c change) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.change = c
+}
+
+func (s *tampered) hook() change {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.change
+}
+
 func (s *tampered) Put(ctx context.Context, key string, value []byte, at store.Revision) (revision store.Revision, err error) {
-	if s.change == nil {
+	hook := s.hook()
+	if hook == nil {
 		return s.Store.Put(ctx, key, value, at)
 	}
-	err = s.change(ctx, "put", key, func() error {
+	err = hook(ctx, "put", key, func() error {
 		var err error
 		revision, err = s.Store.Put(ctx, key, value, at)
 		return err
@@ -170,10 +187,11 @@ func (s *tampered) Put(ctx context.Context, key string, value []byte, at store.R
 }
 
 func (s *tampered) Delete(ctx context.Context, key string, at store.Revision) error {
-	if s.change == nil {
+	hook := s.hook()
+	if hook == nil {
 		return s.Store.Delete(ctx, key, at)
 	}
-	return s.change(ctx, "delete", key, func() error { return s.Store.Delete(ctx, key, at) })
+	return hook(ctx, "delete", key, func() error { return s.Store.Delete(ctx, key, at) })
 }
 
 func (s *tampered) List(ctx context.Context, prefix string) iter.Seq2[store.Entry, error] {

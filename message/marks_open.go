@@ -56,7 +56,7 @@ func (m *Marks) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	found, err := m.read(ctx, start)
+	found, err := m.read(ctx, start, ceiling)
 	if err != nil {
 		return err
 	}
@@ -119,7 +119,7 @@ func (m *Marks) judge(entry store.Entry, start int64) (ceiling int64, lost error
 
 // found is what there is of senders.
 type found struct {
-	marks   []senderMark
+	marks   []senderMark // those that say more than the ceiling
 	entries map[identity.ID]*senderEntry
 	lost    int   // unreadable ones
 	why     error // the first of them
@@ -127,7 +127,7 @@ type found struct {
 }
 
 // read reads the marks of senders. One that cannot be read counts as "before the start".
-func (m *Marks) read(ctx context.Context, start int64) (found, error) {
+func (m *Marks) read(ctx context.Context, start, ceiling int64) (found, error) {
 	f := found{entries: map[identity.ID]*senderEntry{}}
 	for entry, err := range m.store.List(ctx, m.prefix()) {
 		if err != nil {
@@ -154,8 +154,10 @@ func (m *Marks) read(ctx context.Context, start int64) (found, error) {
 				f.why = err
 			}
 		}
-		read.top = mark.state.top()
-		f.marks, f.entries[sender] = append(f.marks, mark), read
+		read.top, f.entries[sender] = mark.state.top(), read
+		if read.top > ceiling {
+			f.marks = append(f.marks, mark)
+		}
 	}
 	return f, nil
 }
@@ -189,7 +191,7 @@ func (m *Marks) report(lost error, f found, ceiling, start int64) {
 	}
 }
 
-// start has the Verifier accept messages. Marks that say no more than the ceiling need no memory.
+// start has the Verifier accept messages.
 func (m *Marks) start(f found, ceiling int64) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -197,13 +199,7 @@ func (m *Marks) start(f found, ceiling int64) error {
 		return errors.New("they were closed meanwhile")
 	}
 	m.all.durable, m.all.want, m.senders = ceiling, ceiling, f.entries
-	telling := f.marks[:0]
-	for _, mark := range f.marks {
-		if mark.state.top() > ceiling {
-			telling = append(telling, mark)
-		}
-	}
-	m.guard.restore(telling, ceiling+1)
+	m.guard.restore(f.marks, ceiling+1)
 	m.state = marksOpen
 	return nil
 }

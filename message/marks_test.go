@@ -351,6 +351,70 @@ func TestClockSetBackBetweenRunsReopensNothing(t *testing.T) {
 	}
 }
 
+// TestForgottenSendersStayForgottenAfterRestart stops a receiver when Alice has been silent for so long that
+// she is left out, and sets the clock back to when her message was fresh.
+func TestForgottenSendersStayForgottenAfterRestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, clock := newStore(t), newClock()
+		first := startsWith(t, s, message.MarksConfig{Now: clock.Now})
+		captured := at(noon, 1, 1)
+		accepts(t, first.Verifier, captured, "Alice's")
+		clock.Add(lifetime + time.Second)
+		accepts(t, first.Verifier, newEnvelope(clock.Now(), direct(bob)).from(carol).raw(), "Carol's")
+		first.stop(t)
+		if _, err := s.Get(t.Context(), markKey(alice)); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("Alice's mark: %v", err)
+		}
+		clock.Set(noon)
+		second := startsWith(t, s, message.MarksConfig{Now: clock.Now})
+		refuses(t, second.Verifier, captured, message.ErrStaleSession, "fresh again")
+	})
+}
+
+// TestSenderWhoseClockIsSetBackIsNotReplayed has Carol's clock be ahead in one life of the receiver and right
+// in the next, which crashes: what is known of her from the first says nothing of the second.
+func TestSenderWhoseClockIsSetBackIsNotReplayed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStore(t)
+		first := starts(t, s)
+		ahead := 25 * time.Second
+		carols := must(message.NewSigner(message.SignerConfig{
+			Identity: carol, Network: network, Now: func() time.Time { return time.Now().Add(ahead) },
+		}))
+		captured := [][]byte{toBob(t, carols)}
+		accepts(t, first.Verifier, captured[0], "from ahead")
+		first.stop(t)
+		second := starts(t, s)
+		ahead = 0
+		time.Sleep(time.Second)
+		captured = append(captured, toBob(t, carols))
+		accepts(t, second.Verifier, captured[1], "on time, in the session that is known")
+		refusesAll(t, starts(t, copyOf(t, s)).Verifier, captured, "after a crash")
+	})
+}
+
+// TestOwnCeilingForbidsWhatItReplaces sets all clocks back by an hour between two lives. In the second, Carol,
+// whose clock is ahead of the others, gets a ceiling in place of her exact mark.
+func TestOwnCeilingForbidsWhatItReplaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, clock := newStore(t), newClock()
+		clock.Add(-2 * time.Hour) // or what is earlier than noon would be older than the receiver
+		first := startsWith(t, s, message.MarksConfig{Now: clock.Now})
+		clock.Set(noon)
+		captured := newEnvelope(noon, direct(bob)).from(carol).numbered(1, 10).raw()
+		accepts(t, first.Verifier, captured, "at noon")
+		first.stop(t)
+		clock.Set(noon.Add(-time.Hour))
+		second := startsWith(t, s, message.MarksConfig{Now: clock.Now})
+		again := newEnvelope(clock.Now().Add(10*time.Second), direct(bob)).from(carol).numbered(1, 11).raw()
+		accepts(t, second.Verifier, again, "the session goes on an hour earlier")
+		third := startsWith(t, copyOf(t, s), message.MarksConfig{Now: clock.Now})
+		refusesAll(t, third.Verifier, [][]byte{again}, "after a crash")
+		clock.Set(noon)
+		refusesAll(t, third.Verifier, [][]byte{captured}, "when it is noon once more")
+	})
+}
+
 // TestFewWrites counts what messages cost the store: a bounded number of writes a second, and of waits next
 // to none, whatever the rate.
 func TestFewWrites(t *testing.T) {
@@ -358,7 +422,7 @@ func TestFewWrites(t *testing.T) {
 		s := newStore(t)
 		l := starts(t, slow(s, 100*time.Millisecond))
 		alices, carols := sessionOf(alice, 0), sessionOf(carol, 10*time.Second)
-		const seconds, rate = 60, 100
+		const seconds, rate = 30, 50
 		for range seconds * rate {
 			time.Sleep(time.Second / rate)
 			accepts(t, l.Verifier, toBob(t, alices), "Alice's")
@@ -402,5 +466,10 @@ func TestBacklogCostsFewWrites(t *testing.T) {
 		if lost > 320 { // 16 steps of 2 s
 			t.Errorf("%d of the other half are lost", lost)
 		}
+		for _, raw := range backlog[1200:] {
+			accepts(t, l.Verifier, raw, "the other half")
+		}
+		fresh := starts(t, copyOf(t, s))
+		accepts(t, fresh.Verifier, toBob(t, sessionOf(carol, 0)), "after the whole backlog and a crash")
 	})
 }

@@ -105,22 +105,35 @@ func (m *Marks) note(err error) bool {
 	if err == nil {
 		return true
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.failed.Inc()
+	warn, over := m.fail(err)
 	switch {
-	case m.state != marksOpen: // the error is that of the end
-		return true
-	case errors.Is(err, ErrMarksTaken):
-		m.taken = true
-		m.announce()
+	case warn && over:
 		m.log.Error("refusing messages", "error", err)
-		return true
-	case m.warned.IsZero() || time.Since(m.warned) >= marksWarnEvery:
-		m.warned = time.Now()
+	case warn:
 		m.log.Warn("cannot write replay marks: refusing messages beyond them until that works", "error", err)
 	}
-	return false
+	return over
+}
+
+// fail remembers an error, and reports whether to log it and whether it is the last one.
+func (m *Marks) fail(err error) (warn, over bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.state != marksOpen { // it is that of the end
+		return false, true
+	}
+	m.trouble = err
+	if errors.Is(err, ErrMarksTaken) {
+		m.taken = true
+		m.announce()
+		return true, true
+	}
+	if !m.warned.IsZero() && time.Since(m.warned) < marksWarnEvery {
+		return false, false
+	}
+	m.warned = time.Now()
+	return true, false
 }
 
 // raise writes the ceiling of all.
@@ -130,7 +143,7 @@ func (m *Marks) raise(ctx context.Context, to int64) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.all.durable, m.all.overdue, m.tidy = to, false, len(m.senders) > 0
+	m.all.durable, m.all.overdue, m.tidy, m.trouble = to, false, len(m.senders) > 0, nil
 	if m.state == marksOpen {
 		m.near.Store(to - m.all.step/4)
 	}
