@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/message"
+	"github.com/converge-agents/converge/store/memory"
 	"github.com/converge-agents/converge/transport"
 )
 
@@ -271,4 +272,43 @@ func TestFramesAreAcknowledgedWhenTaken(t *testing.T) {
 		t.Errorf("Deliver: %v, want take's error", err)
 	}
 	expectLog(t, reliable.done, "spam", "garbage", "ham")
+}
+
+// TestFrameThatIsRefusedOnlyForNowIsNotAcknowledged is about marks that cannot be written: the transport may
+// deliver the message again.
+func TestFrameThatIsRefusedOnlyForNowIsNotAcknowledged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage(t)
+		alice, bob := s.join(t, transport.HookedConfig{}), s.join(t, transport.HookedConfig{})
+		marksStore, err := memory.New(memory.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer marksStore.Close()
+		marks, err := message.NewMarks(message.MarksConfig{Store: marksStore, Network: "test", Agent: bob.id.ID()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		verifier, err := message.NewVerifier(message.VerifierConfig{Self: bob.id.ID(), Network: "test", Keys: s.registry, Marks: marks})
+		if err != nil {
+			t.Fatal(err)
+		}
+		reliable := &acknowledged{Transport: bob.transport}
+		var refused []message.Reason
+		hooked, err := transport.NewHooked(transport.HookedConfig{Transport: reliable, Signer: bob.signer, Verifier: verifier,
+			UnverifiedDrop: func(_ context.Context, r *message.Refusal) { refused = append(refused, r.Reason) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		alice.say(t, bob, "too early") // the marks are not open
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if m, err := hooked.Receive(ctx); err == nil {
+			t.Errorf("received %v", m)
+		}
+		expectLog(t, reliable.done)
+		if len(refused) != 1 || refused[0] != message.ErrNoMarks {
+			t.Errorf("refused %v", refused)
+		}
+	})
 }

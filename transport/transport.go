@@ -143,6 +143,8 @@ func receive(ctx context.Context, t Transport, open func([]byte) (*message.Messa
 		if refusal, ok := errors.AsType[*message.Refusal](err); ok && drop != nil {
 			drop(ctx, refusal)
 		}
-		frame.done()
+		if !errors.Is(err, message.ErrNoMarks) { // a message that is only refused for now may come again
+			frame.done()
+		}
 	}
 }
