@@ -155,8 +155,9 @@ func TestToolIsStoppedWhenItsClaimRunsOutUnrenewed(t *testing.T) {
 			t.Errorf("%d results while the claim lasts", n)
 		}
 		time.Sleep(2 * time.Second)
-		if results := slow.results(); len(results) != 1 || !errors.Is(results[0].Err, tool.ErrCancelled) {
-			t.Errorf("results %+v, want one that was cancelled", results)
+		// The agent may have claimed the task again meanwhile: what counts is how the first call ended.
+		if results := slow.results(); len(results) == 0 || !errors.Is(results[0].Err, tool.ErrCancelled) {
+			t.Errorf("results %+v, want the first to be one that was cancelled", results)
 		}
 		if n := tasks.heartbeats.Load(); n > 30 {
 			t.Errorf("%d heartbeats in ten seconds", n)

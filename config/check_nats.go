@@ -158,6 +158,9 @@ func (k checker) cluster(s Server) {
 	if c.isZero() {
 		return
 	}
+	if k.Listen == "" {
+		k.bad("listen", `give it; "127.0.0.1:0" is enough if all agents are at servers of the cluster`, "required in a cluster")
+	}
 	switch {
 	case c.Listen == "":
 		k.bad(child(key, "listen"), "give the address at which the other servers connect, such as 10.0.0.1:6222", "required in a cluster")

@@ -187,20 +187,38 @@ func (n *Network) addAgent(ctx context.Context, a config.Agent, name string) err
 	if err := n.enter(id.ID(), name); err != nil {
 		return err
 	}
-	ingress, err := newLimiter(n.config.Limits.Ingress)
-	if err != nil {
-		return fmt.Errorf("limits.ingress: %w", err)
-	}
-	egress, err := newLimiter(n.config.Limits.Egress)
-	if err != nil {
-		return fmt.Errorf("limits.egress: %w", err)
-	}
-	tasks, err := n.tasksFor(a)
+	c, err := n.runtimeConfig(a, name, id)
 	if err != nil {
 		return err
 	}
 	m := member{name: name, kind: a.Kind, id: id.ID()}
-	c := converge.Config{
+	if err := n.setRole(ctx, a, &c, &m); err != nil {
+		return err
+	}
+	if m.runtime, err = converge.New(c); err != nil {
+		return err
+	}
+	n.metrics.Add(m.runtime)
+	n.members = append(n.members, m)
+	return nil
+}
+
+// runtimeConfig returns what an agent's runtime needs, whatever its role.
+func (n *Network) runtimeConfig(a config.Agent, name string, id *identity.Identity) (c converge.Config, err error) {
+	ingress, err := newLimiter(n.config.Limits.Ingress)
+	if err != nil {
+		return c, fmt.Errorf("limits.ingress: %w", err)
+	}
+	egress, err := newLimiter(n.config.Limits.Egress)
+	if err != nil {
+		return c, fmt.Errorf("limits.egress: %w", err)
+	}
+	tasks, err := n.tasksFor(a)
+	if err != nil {
+		return c, err
+	}
+	topics, err := patterns(a.Topics)
+	return converge.Config{
 		Identity:      id,
 		Network:       n.config.Network,
 		Name:          name,
@@ -208,6 +226,7 @@ func (n *Network) addAgent(ctx context.Context, a config.Agent, name string) err
 		Signature:     modeOf(n.config.Signature),
 		Registry:      n.registry,
 		Hooks:         append([]transport.Hook{ratelimit.NewHook(ingress)}, n.hooks...),
+		Topics:        topics,
 		Discovery:     n.discovery,
 		Tasks:         tasks,
 		Verifier:      message.VerifierConfig{MaxSize: int(n.config.Limits.MessageSize)},
@@ -220,23 +239,18 @@ func (n *Network) addAgent(ctx context.Context, a config.Agent, name string) err
 			ToolTimeout:   time.Duration(a.ToolTimeout),
 			Limiter:       egress,
 		},
-	}
-	for _, pattern := range a.Topics {
-		p, err := message.ParsePattern(pattern)
+	}, err
+}
+
+func patterns(texts []string) (all []message.Pattern, err error) {
+	for _, text := range texts {
+		p, err := message.ParsePattern(text)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		c.Topics = append(c.Topics, p)
+		all = append(all, p)
 	}
-	if err := n.setRole(ctx, a, &c, &m); err != nil {
-		return err
-	}
-	if m.runtime, err = converge.New(c); err != nil {
-		return err
-	}
-	n.metrics.Add(m.runtime)
-	n.members = append(n.members, m)
-	return nil
+	return all, nil
 }
 
 // report passes on the sums over all coordinators.

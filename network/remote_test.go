@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -52,6 +53,7 @@ func (m *machines) first(dir, transport string, workers ...string) string {
 	for _, w := range workers {
 		peers.WriteString(m.peer(w, ""))
 	}
+	transport = strings.Replace(transport, "DATA", strconv.Quote(m.t.TempDir()), 1)
 	return fmt.Sprintf(`
 network: machines
 %s
@@ -174,6 +176,12 @@ var wirings = map[string]wiring{
 		"transport: nats\nlisten: 127.0.0.1:0",
 		func(address string) (string, string) { return "transport: nats://" + address, "" },
 	},
+	"nats, durable": {
+		"transport: nats\nlisten: 127.0.0.1:0\ndata: DATA\nnats: {durable: true}",
+		func(address string) (string, string) {
+			return "transport: nats://" + address + "\nnats: {durable: true}", ""
+		},
+	},
 	"nats with a login": {
 		"transport: nats\nlisten: 127.0.0.1:0\nnats: {server: {users: [{name: agents, password: {env: NATS_PASSWORD}}]}}",
 		func(address string) (string, string) {
@@ -214,7 +222,7 @@ func TestJobAcrossMachines(t *testing.T) {
 				if e := east.end(); e.Work.Reported != east.reported() || e.Tasks != (network.TaskReport{}) {
 					t.Errorf("a worker's report is %+v, want %d tasks reported and none submitted", e, east.reported())
 				}
-				kind, _, _ := strings.Cut(name, " ")
+				kind := strings.FieldsFunc(name, func(r rune) bool { return r == ' ' || r == ',' })[0]
 				if r.Transport.Name != kind || r.Transport.In == 0 || r.Transport.Out == 0 {
 					t.Errorf("transport %+v", r.Transport)
 				}
@@ -334,4 +342,46 @@ func TestServersThatAreAwayAreExplained(t *testing.T) {
 	err := n.Run(t.Context())
 	wantError(t, err, "nats://127.0.0.1:1")
 	wantHint(t, err, "have to be there when agents start")
+}
+
+// TestCoordinatorElsewhere has the tasks at a machine that neither submits nor works.
+func TestCoordinatorElsewhere(t *testing.T) {
+	m := newMachines(t, "host", "coordinator", "east")
+	dir := t.TempDir()
+	write(t, dir, "a", "b", "c")
+	keeper := run(t, fmt.Sprintf(`
+network: machines
+transport: tcp
+listen: 127.0.0.1:0
+peers:
+%s%s
+agents: [{name: host, kind: host, key: %q, workers: [east], submitters: [coordinator]}]
+`, m.peer("east", ""), m.peer("coordinator", ""), m.key("host")), network.Options{})
+	at := fmt.Sprintf(", address: %q", keeper.address())
+	boss := run(t, fmt.Sprintf(`
+network: machines
+transport: tcp
+listen: 127.0.0.1:0
+peers:
+%s%s
+tasks: {host: host}
+agents:
+  - name: coordinator
+    kind: coordinator
+    key: %q
+    tasks: [{capability: cat, each: "**", in: %q, params: {file: "{path}"}}]
+`, m.peer("host", at), m.peer("east", ""), m.key("coordinator"), dir), network.Options{})
+	text := m.other("east", dir, "transport: tcp", at)
+	text = strings.Replace(text, m.peer("coordinator", at), m.peer("coordinator", fmt.Sprintf(", address: %q", boss.address())), 1)
+	east := run(t, text, network.Options{})
+	boss.done()
+	if r := boss.end(); r.Tasks != (network.TaskReport{Submitted: 3, Completed: 3}) || r.Table[1][2] != "east" {
+		t.Errorf("report %+v", r)
+	}
+	if e := east.end(); e.Work.Claimed != 3 {
+		t.Errorf("the worker reports %+v", e)
+	}
+	if k := keeper.end(); k.Tasks != (network.TaskReport{}) || k.Work != (network.WorkReport{}) {
+		t.Errorf("the host reports %+v", k)
+	}
 }

@@ -55,6 +55,7 @@ converge_inbox_messages
 converge_messages_refused_total{reason="bad_signature"}
 converge_messages_refused_total{reason="expired"}
 converge_messages_refused_total{reason="malformed"}
+converge_messages_refused_total{reason="marks_unavailable"}
 converge_messages_refused_total{reason="misaddressed"}
 converge_messages_refused_total{reason="not_yet_valid"}
 converge_messages_refused_total{reason="replayed"}

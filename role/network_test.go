@@ -378,8 +378,9 @@ func TestDeadlineCancelsTasksAndStopsTheirTools(t *testing.T) {
 		if status[task.Completed] != 2 || status[task.Cancelled] != 10 || status[0] != 88 {
 			t.Errorf("the tasks ended as %v", status)
 		}
-		if got, want := w.tasks(), [3]int{4, 2, 2}; got != want {
-			t.Errorf("the tool was begun, finished and stopped on %v tasks, want %v", got, want)
+		// A worker whose tool is stopped is free, and may begin a task that is about to be cancelled, too.
+		if got := w.tasks(); got[0] < 4 || got[0] > 12 || got[1] != 2 || got[2] != got[0]-2 {
+			t.Errorf("the tool was begun, finished and stopped on %v tasks, want 2 finished and the others stopped", got)
 		}
 		// The worker is free again.
 		next := p.coordinator(carol, role.CoordinatorConfig{Tasks: specs(2, "work")}, converge.Config{})

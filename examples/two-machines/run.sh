@@ -38,6 +38,8 @@ wait_for() {
 	done
 }
 
+command -v sha256sum >/dev/null || fail "sha256sum is not installed"
+
 say "build"
 go build -o "$work/converge" ./cmd/converge
 

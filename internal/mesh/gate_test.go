@@ -46,6 +46,13 @@ func (e *entry) open() bool {
 	return !errors.Is(err, errCounted) && !errors.Is(err, io.ErrClosedPipe)
 }
 
+// books returns how many connections are unproven and proven, and of how many addresses.
+func (g *gate) books() (unproven, proven, addresses int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.unproven, g.proven, len(g.addresses)
+}
+
 func (g *gate) refusals(reason peertls.Reason) uint64 { return g.ledger.refused[reason].Load() }
 
 func TestSlowHandshakesAreReaped(t *testing.T) {
@@ -60,8 +67,8 @@ func TestSlowHandshakesAreReaped(t *testing.T) {
 		}
 		time.Sleep(5 * time.Second)
 		synctest.Wait()
-		if g.unproven != 0 || g.refusals(peertls.Timeout) != 100 || len(g.addresses) != 1 {
-			t.Errorf("%d unproven, %d reaped, %d addresses", g.unproven, g.refusals(peertls.Timeout), len(g.addresses))
+		if unproven, _, addresses := g.books(); unproven != 0 || g.refusals(peertls.Timeout) != 100 || addresses != 1 {
+			t.Errorf("%d unproven, %d reaped, %d addresses", unproven, g.refusals(peertls.Timeout), addresses)
 		}
 		if !proven.open() {
 			t.Error("the proven connection was reaped too")
@@ -82,8 +89,8 @@ func TestOldestHandshakeOfAnAddressMakesRoom(t *testing.T) {
 				t.Errorf("connection %d of 5 is open: %t", i, e.open())
 			}
 		}
-		if !other.open() || g.refusals(Evicted) != 2 || g.unproven != 4 {
-			t.Errorf("the other address: %t; %d evicted, %d unproven", other.open(), g.refusals(Evicted), g.unproven)
+		if unproven, _, _ := g.books(); !other.open() || g.refusals(Evicted) != 2 || unproven != 4 {
+			t.Errorf("the other address: %t; %d evicted, %d unproven", other.open(), g.refusals(Evicted), unproven)
 		}
 		if err := slow[0].prove(slow[0].from); err == nil {
 			t.Error("an evicted connection can still be proved")
@@ -102,8 +109,8 @@ func TestBusiestAddressMakesRoomWhenAllIsTaken(t *testing.T) {
 		for i := range 3 {
 			g.arrive(t, fmt.Sprintf("203.0.113.%d", i+1))
 		}
-		if !honest.open() || g.unproven != 6 {
-			t.Errorf("honest: %t; %d unproven", honest.open(), g.unproven)
+		if unproven, _, _ := g.books(); !honest.open() || unproven != 6 {
+			t.Errorf("honest: %t; %d unproven", honest.open(), unproven)
 		}
 		for i, e := range flood {
 			if e.open() != (i >= 2) {
@@ -137,8 +144,9 @@ func TestProvenConnectionsAreBounded(t *testing.T) {
 		}
 		first.Close()
 		first.Close()
-		if _, err := prove("192.0.2.3"); err != nil || g.proven != 3 {
-			t.Errorf("once there is room: %v, %d proven", err, g.proven)
+		_, err := prove("192.0.2.3")
+		if _, proven, _ := g.books(); err != nil || proven != 3 {
+			t.Errorf("once there is room: %v, %d proven", err, proven)
 		}
 	})
 }
@@ -170,13 +178,13 @@ func TestAdmittedTwiceMovesToTheOtherAddress(t *testing.T) {
 				t.Fatalf("client %d: %v, %v", i, moved, err)
 			}
 		}
-		if g.unproven != 10 || len(g.addresses) != 10 || g.refusals(Evicted) != 0 {
-			t.Errorf("%d unproven of %d addresses, %d evicted", g.unproven, len(g.addresses), g.refusals(Evicted))
+		if unproven, _, addresses := g.books(); unproven != 10 || addresses != 10 || g.refusals(Evicted) != 0 {
+			t.Errorf("%d unproven of %d addresses, %d evicted", unproven, addresses, g.refusals(Evicted))
 		}
 		time.Sleep(5 * time.Second)
 		synctest.Wait()
-		if g.unproven != 0 || len(g.addresses) != 0 || g.refusals(peertls.Timeout) != 10 {
-			t.Errorf("%d unproven, %d addresses, %d reaped", g.unproven, len(g.addresses), g.refusals(peertls.Timeout))
+		if unproven, _, addresses := g.books(); unproven != 0 || addresses != 0 || g.refusals(peertls.Timeout) != 10 {
+			t.Errorf("%d unproven, %d addresses, %d reaped", unproven, addresses, g.refusals(peertls.Timeout))
 		}
 	})
 }

@@ -126,14 +126,22 @@ func writeError(err error) error {
 // sayBye says bye if that is due and everything was written. The stream stays open until the peer
 // closes it: closing it first could cost the peer what it has not read yet.
 func (l *link) sayBye() error {
-	l.mu.Lock()
-	due := l.finish && !l.finished
-	l.finished = l.finished || due
-	l.mu.Unlock()
-	if !due {
+	if !l.byeIsDue() {
 		return nil
 	}
 	return l.writeAll(append(appendHeader(nil, typeBye, 1), byeClosing))
+}
+
+func (l *link) byeIsDue() bool {
+	l.p.mu.Lock()
+	defer l.p.mu.Unlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.finish || l.finished || !l.p.out.empty() { // which may have to wait until our hello was heard
+		return false
+	}
+	l.finished = true
+	return true
 }
 
 // finishUp makes the link say bye once everything has been written.

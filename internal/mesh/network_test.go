@@ -73,6 +73,7 @@ func TestFramesForAPeerThatStaysAwayAreLostAndTold(t *testing.T) {
 		if took := time.Since(begin); took < 5*time.Second || took > 5100*time.Millisecond {
 			t.Errorf("frames were queued for %s", took)
 		}
+		synctest.Wait()
 		err := alice.Send(t.Context(), bob.route(), []byte("x"))
 		sendErr, ok := errors.AsType[*transport.SendError](err)
 		if !ok || !errors.Is(err, transport.ErrUnreachable) || sendErr.Missed != 1 || sendErr.Route.To != bob.id {
@@ -103,6 +104,7 @@ func TestPeerThatComesBackIsUpAgain(t *testing.T) {
 		honest(t, alice, again)
 		alice.mustSend(topic("news"), "news")
 		again.expect("news")
+		synctest.Wait()
 		if alice.lines("peer connected") != 2 || alice.lines("peer lost") != 1 {
 			t.Errorf("the log:\n%s", alice.log)
 		}

@@ -2,7 +2,9 @@ package nats_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"strings"
 	"sync"
@@ -19,13 +21,20 @@ import (
 // newCluster starts three embedded servers that are joined into one, as three processes would.
 func newCluster(t *testing.T, c nats.Config) []*nats.Network {
 	t.Helper()
-	routes := freeAddresses(t, 3)
-	cluster := make([]*nats.Network, 3)
+	return newClusterOf(t, c, nats.Cluster{}, nats.Cluster{}, nats.Cluster{})
+}
+
+// newClusterOf starts an embedded server for each part.
+func newClusterOf(t *testing.T, c nats.Config, parts ...nats.Cluster) []*nats.Network {
+	t.Helper()
+	routes := freeAddresses(t, len(parts))
+	cluster := make([]*nats.Network, len(parts))
 	var starting sync.WaitGroup
-	for i := range cluster {
+	for i, part := range parts {
 		c.Server.Name = fmt.Sprint("node-", i)
 		c.Server.Listen = "127.0.0.1:0"
-		c.Server.Cluster = nats.Cluster{Listen: routes[i], Routes: routes}
+		part.Listen, part.Routes = routes[i], routes
+		c.Server.Cluster = part
 		if c.Durable.Enabled {
 			c.Server.StoreDir = t.TempDir()
 		}
@@ -154,9 +163,11 @@ func (l *load) sum(of func(*correspondent) *atomic.Int64) (n int64) {
 func (l *load) accepted() int64 {
 	return l.sum(func(c *correspondent) *atomic.Int64 { return &c.accepted })
 }
-func (l *load) failed() int64 { return l.sum(func(c *correspondent) *atomic.Int64 { return &c.failed }) }
-func (l *load) heard() int64  { return l.sum(func(c *correspondent) *atomic.Int64 { return &c.once }) }
-func (l *load) twice() int64  { return l.sum(func(c *correspondent) *atomic.Int64 { return &c.twice }) }
+func (l *load) failed() int64 {
+	return l.sum(func(c *correspondent) *atomic.Int64 { return &c.failed })
+}
+func (l *load) heard() int64 { return l.sum(func(c *correspondent) *atomic.Int64 { return &c.once }) }
+func (l *load) twice() int64 { return l.sum(func(c *correspondent) *atomic.Int64 { return &c.twice }) }
 func (l *load) replays() int64 {
 	return l.sum(func(c *correspondent) *atomic.Int64 { return &c.replays })
 }
@@ -259,4 +270,30 @@ func (l *load) listener(of *correspondent) *correspondent {
 		}
 	}
 	return nil
+}
+
+func TestServersOfAClusterProveThemselves(t *testing.T) {
+	ours, theirs := newAuthority(t), newAuthority(t)
+	part := func(tls nats.ServerTLS, password string) nats.Cluster {
+		return nats.Cluster{Username: "server", Password: secretFile(t, password), TLS: tls}
+	}
+	var log logbook
+	cluster := newClusterOf(t, nats.Config{Logger: log.logger(slog.LevelWarn)},
+		part(ours.server(), "open sesame"), part(ours.server(), "open sesame"), part(ours.server(), "hunter2"), part(theirs.server(), "open sesame"))
+	alice, bob, wrongLogin, foreign := join(t, cluster[0]), join(t, cluster[1]), join(t, cluster[2]), join(t, cluster[3])
+	until(t, "servers that know each other are one", func() bool { return alice.try(bob.route(), "hello") == nil })
+	bob.expect("hello")
+	bob.send(alice.route(), "hello")
+	alice.expect("hello")
+	for name, other := range map[string]*agent{"the wrong password": wrongLogin, "a foreign certificate": foreign} {
+		if err := alice.try(other.route(), "hello"); !errors.Is(err, transport.ErrUnreachable) {
+			t.Errorf("a server with %s has joined: %v", name, err)
+		}
+	}
+	if s := cluster[0].Stats().Refused; s["unauthorized"] == 0 && cluster[1].Stats().Refused["unauthorized"] == 0 {
+		t.Errorf("a server with the wrong password is not counted: %v", s)
+	}
+	if log.lines("hunter2")+log.lines("sesame") > 0 {
+		t.Error("the log holds a password")
+	}
 }

@@ -62,10 +62,11 @@ type Config struct {
 	// counted.
 	MaxFrame int
 	// Pending and PendingBytes bound the frames that wait for one agent to receive them; 0 means
-	// DefaultPending and DefaultPendingBytes. Frames beyond are dropped and counted (core mode).
+	// DefaultPending and DefaultPendingBytes. One sender gets half of the room, and all together who are no
+	// agents an eighth. Frames beyond are dropped and counted (core mode).
 	Pending      int
 	PendingBytes int
-	// Window is how many bytes (and at most 1,024 frames) may be on their way from one agent of this
+	// Window is how many bytes (and at most 4,096 frames) may be on their way from one agent of this
 	// network to another that has not taken them in; 0 means DefaultWindow. See WhenFull. Over a long
 	// path, speed is at most Window a round trip.
 	Window int

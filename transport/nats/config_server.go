@@ -96,8 +96,9 @@ type Durable struct {
 	MaxAge time.Duration
 	// MaxBytes bounds the stream; 0 means 1 GiB. See Config.WhenFull.
 	MaxBytes int64
-	// MaxPending bounds the frames that wait for one agent, or under one topic; 0 means 65,536. See
-	// Config.WhenFull.
+	// MaxPending bounds the frames that wait for one agent, or under one topic, or for all; 0 means 65,536.
+	// See Config.WhenFull. A subscriber that is away keeps the frames of its topics waiting until MaxAge or
+	// Forget.
 	MaxPending int
 	// MaxConsumers bounds the agents and groups of the network; 0 means 65,536. Further agents do not start.
 	MaxConsumers int

@@ -36,7 +36,7 @@ const (
 	// outLimit is how many bytes may wait to be written to the broker before senders wait.
 	outLimit = 256 << 10
 	// keptBuffer is the size of a buffer that is used again.
-	keptBuffer = 1 << 20
+	keptBuffer = 128 << 10
 )
 
 func newGuard(conn net.Conn, l *link) *guard {

@@ -29,6 +29,7 @@ type core struct {
 	mu            sync.RWMutex
 	groups        map[string]group // by key, as long as frames for them may come in
 	barriers      []barrier
+	shares        shares
 	asked         map[string]bool // bare marks in the queue, which some senders repeat until they are answered
 }
 
@@ -45,6 +46,7 @@ func newCore(ctx context.Context, e *Endpoint) (*core, error) {
 		subscriptions: map[string]*client.Subscription{},
 		groups:        map[string]group{},
 		asked:         map[string]bool{},
+		shares:        newShares(load{n.config.Pending, n.config.PendingBytes}),
 	}
 	c.lanes = newLanes(c)
 	var err error
@@ -142,12 +144,12 @@ func (c *core) send(ctx context.Context, to transport.Route, frame []byte) (miss
 	case !to.To.IsZero():
 		return 1, c.lanes.send(ctx, to.To, frame)
 	case len(to.Topics) == 0:
-		return 1, c.publish(ctx, &client.Msg{Subject: c.subjects.all(), Data: frame})
+		return 1, c.publish(ctx, &client.Msg{Subject: c.subjects.all(), Reply: c.lanes.nowhere, Data: frame})
 	}
 	header := label{topics: to.Topics, frame: newToken()}.header()
 	subjects := namespaces(to.Topics)
 	for i, ns := range subjects {
-		if err := c.publish(ctx, &client.Msg{Subject: c.subjects.topic(ns), Header: header, Data: frame}); err != nil {
+		if err := c.publish(ctx, &client.Msg{Subject: c.subjects.topic(ns), Reply: c.lanes.nowhere, Header: header, Data: frame}); err != nil {
 			return len(subjects) - i, err
 		}
 	}
@@ -156,7 +158,7 @@ func (c *core) send(ctx context.Context, to transport.Route, frame []byte) (miss
 
 // keep puts a frame for the agent itself into its own queue.
 func (c *core) keep(frame []byte) error {
-	if !c.endpoint.put(arrival{data: bytes.Clone(frame)}) {
+	if !c.put(arrival{data: bytes.Clone(frame), sender: oneself}) {
 		return transport.ErrQueueFull
 	}
 	c.network.counters.received(len(frame))
@@ -183,14 +185,18 @@ func (c *core) roundTrip(ctx context.Context) error {
 // pump takes in what the client's library brings, in the order in which it came. It never waits for the
 // agent, so that answers of the broker get through whatever the agent does.
 func (c *core) pump() {
+	inbound := c.link.gate.inbound
 	for {
 		select {
-		case m := <-c.link.gate.inbound:
-			c.link.gate.took()
+		case m := <-inbound:
 			c.arrive(m)
 		case <-c.stop:
 			return
 		}
+		for range len(inbound) { // nobody else takes from it
+			c.arrive(<-inbound)
+		}
+		c.link.gate.took()
 	}
 }
 
@@ -244,10 +250,10 @@ func (c *core) arrive(m *client.Msg) {
 	case len(m.Data) > c.network.config.MaxFrame:
 		c.network.counters.refuse(refusedTooLarge, "a frame that came in is too large", "bytes", len(m.Data))
 	case c.subjects.isAgent(m.Subject):
-		mark, bare, _ := c.subjects.markOf(m.Reply)
-		c.admit(arrival{data: m.Data, mark: mark, bare: bare})
+		r := c.subjects.parseReply(m.Reply)
+		c.admit(arrival{data: m.Data, sender: r.sender, mark: r.mark, bare: r.bare})
 	case c.subjects.isBroadcast(m.Subject):
-		c.admit(arrival{data: m.Data})
+		c.admit(arrival{data: m.Data, sender: c.subjects.parseReply(m.Reply).sender})
 	default:
 		c.arriveByTopic(m)
 	}
@@ -261,7 +267,7 @@ func (c *core) arriveByTopic(m *client.Msg) {
 		return
 	}
 	if c.wants(m.Sub.Queue, l.topics, namespace) && c.endpoint.recent.first(l.frame, m.Data) {
-		c.admit(arrival{data: m.Data})
+		c.admit(arrival{data: m.Data, sender: c.subjects.parseReply(m.Reply).sender})
 	}
 }
 
@@ -292,25 +298,45 @@ func (c *core) admit(a arrival) {
 		a.mark = ""
 	}
 	c.network.counters.received(len(a.data))
-	if !c.endpoint.put(a) {
+	if !c.put(a) {
 		c.endpoint.shed()
-		c.took(a)
+		c.answerMark(a)
 	}
 }
 
-// admitMark puts a mark without a frame into the queue, unless all before it was taken.
+// put puts a frame into the queue, if there is room for it and its sender has not had its share.
+func (c *core) put(a arrival) bool {
+	if !c.shares.take(a) {
+		return false
+	}
+	if !c.endpoint.put(a) {
+		c.shares.giveBack(a)
+		return false
+	}
+	return true
+}
+
+// admitMark puts a mark without a frame into the queue, unless all before it was taken. Its sender wants to
+// know at once that the endpoint is there.
 func (c *core) admitMark(a arrival) {
 	if c.network.config.WhenFull == transport.DropNewest || c.endpoint.queue.Len() == 0 {
 		c.answer(a.mark)
 		return
 	}
+	c.answer(a.mark + aliveSuffix)
 	c.mu.Lock()
 	known := c.asked[a.mark]
 	c.asked[a.mark] = true
 	c.mu.Unlock()
-	if !known && !c.endpoint.put(a) {
-		c.took(a)
+	if !known && !c.put(a) {
+		c.forget(a)
 	}
+}
+
+func (c *core) forget(a arrival) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.asked, a.mark)
 }
 
 // receiving implements carrier.
@@ -318,11 +344,14 @@ func (c *core) receiving() {}
 
 // took implements carrier.
 func (c *core) took(a arrival) {
+	c.shares.giveBack(a)
 	if a.bare {
-		c.mu.Lock()
-		delete(c.asked, a.mark)
-		c.mu.Unlock()
+		c.forget(a)
 	}
+	c.answerMark(a)
+}
+
+func (c *core) answerMark(a arrival) {
 	if a.mark != "" {
 		c.answer(a.mark)
 	}

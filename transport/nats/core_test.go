@@ -265,14 +265,14 @@ func TestSlowConsumerShedsTopicsAndSaysSo(t *testing.T) {
 	for i := range frames {
 		alice.send(topics("t"), fmt.Sprint(i))
 	}
-	until(t, "what bob has no room for is counted", func() bool { return bob.Dropped() == frames-100 })
-	if refused := n.Stats().Refused["slow_consumer"]; refused != frames-100 {
-		t.Errorf(`Refused["slow_consumer"] is %d, want %d`, refused, frames-100)
+	until(t, "what bob has no room for is counted", func() bool { return bob.Dropped() == frames-50 })
+	if refused := n.Stats().Refused["slow_consumer"]; refused != frames-50 {
+		t.Errorf(`Refused["slow_consumer"] is %d, want %d`, refused, frames-50)
 	}
 	if lines := log.lines("slow_consumer"); lines < 1 || lines > 10 {
 		t.Errorf("%d lines in the log, want one a second at most", lines)
 	}
-	for i := range 100 {
+	for i := range 50 { // one sender's share
 		bob.expect(fmt.Sprint(i))
 	}
 	bob.expectNothingBut(alice)
@@ -280,11 +280,13 @@ func TestSlowConsumerShedsTopicsAndSaysSo(t *testing.T) {
 
 func TestPendingBytesBoundWhatWaits(t *testing.T) {
 	n := newNetwork(t, nats.Config{PendingBytes: 10_000})
-	alice, bob := join(t, n), join(t, n, "t")
-	for range 20 {
-		alice.send(topics("t"), strings.Repeat("x", 1000))
+	alice, bob, carol, dave := join(t, n), join(t, n, "t"), join(t, n), join(t, n)
+	for _, from := range []*agent{alice, carol, dave} {
+		for range 20 {
+			from.send(topics("t"), strings.Repeat("x", 1000))
+		}
 	}
-	until(t, "what bob has no room for is counted", func() bool { return bob.Dropped() == 10 })
+	until(t, "what bob has no room for is counted", func() bool { return bob.Dropped() == 50 })
 }
 
 // TestSendersNeedNotWait is the other policy.
@@ -295,8 +297,8 @@ func TestSendersNeedNotWait(t *testing.T) {
 	for i := range frames {
 		alice.send(bob.route(), fmt.Sprint(i))
 	}
-	until(t, "what bob has no room for is counted", func() bool { return bob.Dropped() == frames-100 })
-	for i := range 100 {
+	until(t, "what bob has no room for is counted", func() bool { return bob.Dropped() == frames-50 })
+	for i := range 50 {
 		bob.expect(fmt.Sprint(i))
 	}
 }
@@ -317,7 +319,7 @@ func TestSendersWaitForAReceiverThatStops(t *testing.T) {
 			break
 		}
 	}
-	if sent > 2000 {
+	if sent > 5000 {
 		t.Errorf("%d frames were accepted for an agent that does not receive", sent)
 	}
 	for i := range sent {

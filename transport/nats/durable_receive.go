@@ -17,6 +17,9 @@ const (
 	// pullFrames and pullBytes bound what the client's library keeps of one consumer.
 	pullFrames = 256
 	pullBytes  = 8 << 20
+	// groupShare is how many frames of a group one member may have that it has not dealt with: the others
+	// are to get theirs.
+	groupShare = 16
 	// ownDelay is after what time a group is offered a frame again that came to its own sender, and
 	// ownOffers how often that is done.
 	ownDelay  = 50 * time.Millisecond
@@ -34,6 +37,21 @@ type consumption struct {
 	stop    chan struct{}
 	stopped chan struct{}
 	doubt   chan struct{} // holds a token when the consumer may have been removed
+	slots   chan struct{} // of a group: holds a token for each of its frames that this member has
+}
+
+// newConsumption makes the receiving of what the agent's own consumer has, or a group's.
+func (d *durable) newConsumption(name string, g *group) *consumption {
+	c := &consumption{
+		durable: d, name: name, group: g,
+		stop:    make(chan struct{}),
+		stopped: make(chan struct{}),
+		doubt:   make(chan struct{}, 1),
+	}
+	if g != nil {
+		c.slots = make(chan struct{}, groupShare)
+	}
+	return c
 }
 
 var errRemoved = errors.New("the consumer was removed")
@@ -64,8 +82,12 @@ func (c *consumption) receive(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	frames := pullFrames
+	if c.group != nil {
+		frames = groupShare
+	}
 	consuming, err := consumer.Consume(c.arrive,
-		jetstream.PullMaxMessagesWithBytesLimit(pullFrames, max(pullBytes, c.durable.network.config.MaxFrame+headerRoom)),
+		jetstream.PullMaxMessagesWithBytesLimit(frames, max(pullBytes, c.durable.network.config.MaxFrame+headerRoom)),
 		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) { c.troubled(err) }))
 	if err != nil {
 		return err
@@ -85,14 +107,19 @@ func (c *consumption) receive(ctx context.Context) error {
 	}
 }
 
-// drain ends the receiving. What the client's library has already got is handed back.
+// drain ends the receiving. What the client's library has already got is handed back, for Grace at most.
 func (c *consumption) drain(consuming jetstream.ConsumeContext) {
 	if c.durable.link.usable() {
 		consuming.Drain()
 	} else {
 		consuming.Stop()
 	}
-	<-consuming.Closed()
+	grace := time.NewTimer(c.durable.network.config.Grace)
+	defer grace.Stop()
+	select {
+	case <-consuming.Closed():
+	case <-grace.C:
+	}
 }
 
 // stopping reports whether frames are to be handed back.
@@ -149,11 +176,22 @@ func (c *consumption) arrive(m jetstream.Msg) {
 		m.InProgress() // otherwise it comes once more
 	case !c.acceptable(m, again):
 		m.Ack() // otherwise it comes once more, and is refused again
-	case c.group != nil && sender(m.Headers()) == d.endpoint.id.String() && meta.NumDelivered < ownOffers:
-		m.NakWithDelay(ownDelay) // AckWait does the same
+	case c.group != nil && sender(m.Headers()) == d.endpoint.id.String():
+		c.passOn(m, meta.NumDelivered)
 	default:
-		d.deliver(key, m, c.stop)
+		c.deliver(key, m)
 	}
+}
+
+// passOn leaves a frame of a group that came back to its sender to other members. If there are none for some
+// time, nobody gets it.
+func (c *consumption) passOn(m jetstream.Msg, deliveries uint64) {
+	if deliveries < ownOffers {
+		m.NakWithDelay(ownDelay) // AckWait does the same
+		return
+	}
+	c.durable.network.counters.lost.Inc()
+	m.Ack()
 }
 
 // acceptable reports whether the agent wants a frame.
@@ -184,13 +222,14 @@ func (c *consumption) acceptable(m jetstream.Msg, again bool) bool {
 }
 
 // deliver puts a frame into the agent's queue, and waits for room if need be.
-func (d *durable) deliver(key flightKey, m jetstream.Msg, stop <-chan struct{}) {
-	f := d.flights.add(key, m)
+func (c *consumption) deliver(key flightKey, m jetstream.Msg) {
+	d := c.durable
+	f := d.flights.add(key, m, c.slots)
 	a := arrival{data: m.Data(), flight: f, done: func() { d.done(key, f) }}
-	for !d.endpoint.put(a) {
+	for !c.hasSlot(f) || !d.endpoint.put(a) {
 		select {
 		case <-d.room:
-		case <-stop:
+		case <-c.stop:
 			if d.flights.end(key, f) {
 				m.Nak() // AckWait does the same later
 			}
@@ -198,6 +237,19 @@ func (d *durable) deliver(key flightKey, m jetstream.Msg, stop <-chan struct{}) 
 		}
 	}
 	d.network.counters.received(len(a.data))
+}
+
+// hasSlot waits for a slot of the group.
+func (c *consumption) hasSlot(f *flight) bool {
+	if c.slots == nil || f.holds {
+		return true
+	}
+	select {
+	case c.slots <- struct{}{}:
+		f.holds = true
+	case <-c.stop:
+	}
+	return f.holds
 }
 
 // done acknowledges a frame that the agent has dealt with.
@@ -231,7 +283,9 @@ type flightKey struct {
 
 type flight struct {
 	msg    jetstream.Msg
-	handed atomic.Bool // the agent has it
+	handed atomic.Bool   // the agent has it
+	slots  chan struct{} // see consumption
+	holds  bool          // it holds one; set before the agent can get it
 }
 
 func (f *flights) has(key flightKey) bool {
@@ -246,13 +300,16 @@ func (f *flights) handed(key flightKey) bool {
 	return f.open[key] != nil && f.open[key].handed.Load()
 }
 
-func (f *flights) add(key flightKey, m jetstream.Msg) *flight {
+func (f *flights) add(key flightKey, m jetstream.Msg, slots chan struct{}) *flight {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.open == nil {
 		f.open = map[flightKey]*flight{}
 	}
-	f.open[key] = &flight{msg: m}
+	if old := f.open[key]; old != nil {
+		old.letGo()
+	}
+	f.open[key] = &flight{msg: m, slots: slots}
 	return f.open[key]
 }
 
@@ -264,7 +321,16 @@ func (f *flights) end(key flightKey, is *flight) bool {
 		return false
 	}
 	delete(f.open, key)
+	is.letGo()
 	return true
+}
+
+// letGo gives the slot back.
+func (f *flight) letGo() {
+	if f.holds {
+		f.holds = false
+		<-f.slots
+	}
 }
 
 // abandon forgets all flights, and returns them.

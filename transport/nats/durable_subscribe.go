@@ -114,7 +114,7 @@ func (d *durable) receiving() {
 
 // consume begins to receive from a consumer, unless that is done already.
 func (d *durable) consume(name string, g *group) {
-	c := &consumption{durable: d, name: name, group: g, stop: make(chan struct{}), stopped: make(chan struct{}), doubt: make(chan struct{}, 1)}
+	c := d.newConsumption(name, g)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.ended || d.consuming[name] != nil {

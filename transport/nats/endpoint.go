@@ -62,11 +62,15 @@ type carrier interface {
 // arrival is what waits to be received.
 type arrival struct {
 	data []byte
-	done func() // durable mode: acknowledges the frame
-	mark string // core mode: where to publish that the frame was taken in; "" = nowhere
-	bare bool   // there is a mark, but no frame
 
-	flight *flight // durable mode
+	// core mode
+	sender string // whom it claims to come from; "" = no endpoint
+	mark   string // where to publish that it was taken in; "" = nowhere
+	bare   bool   // there is a mark, but no frame
+
+	// durable mode
+	done   func() // acknowledges the frame
+	flight *flight
 }
 
 func newEndpoint(n *Network, id identity.ID) *Endpoint {

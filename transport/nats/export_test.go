@@ -27,8 +27,8 @@ func ParseNotice(text string) (again string, ok bool) {
 
 // MarkOf returns where the network's agents would answer a mark.
 func MarkOf(network, reply string) (subject string, ok bool) {
-	subject, _, ok = newSubjects(network).markOf(reply)
-	return subject, ok
+	r := newSubjects(network).parseReply(reply)
+	return r.mark, r.mark != ""
 }
 
 // Cover and Includes are about namespaces of patterns.

@@ -3,9 +3,12 @@ package nats_test
 import (
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"time"
+
+	client "github.com/nats-io/nats.go"
 
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/transport"
@@ -45,8 +48,10 @@ type apart struct {
 	broker *nats.Network
 	config nats.Config // of the agents
 
-	mu    sync.Mutex
-	paths map[identity.ID]*path
+	mu      sync.Mutex
+	paths   map[identity.ID]*path
+	tap     *client.Conn
+	carried map[string][]*client.Msg // what went to each agent lately
 }
 
 type path struct {
@@ -57,11 +62,33 @@ type path struct {
 func newApart(t *testing.T, broker, agents nats.Config) *apart {
 	t.Helper()
 	broker.Server.Listen = "127.0.0.1:0"
-	f := &apart{broker: newNetwork(t, broker), config: agents, paths: map[identity.ID]*path{}}
+	f := &apart{broker: newNetwork(t, broker), config: agents, paths: map[identity.ID]*path{}, carried: map[string][]*client.Msg{}}
 	if err := f.broker.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	f.tap = stranger(t, f.broker)
+	if _, err := f.tap.Subscribe("converge.test.agent.*", f.note); err != nil {
+		t.Fatal(err)
+	}
 	return f
+}
+
+func (f *apart) note(m *client.Msg) {
+	const kept = 64
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	all := append(f.carried[m.Subject], m)
+	f.carried[m.Subject] = all[max(len(all)-kept, 0):]
+}
+
+func (f *apart) Replay(_, to identity.ID) {
+	f.mu.Lock()
+	again := slices.Clone(f.carried["converge.test.agent."+to.String()])
+	f.mu.Unlock()
+	for _, m := range again {
+		f.tap.PublishMsg(&client.Msg{Subject: m.Subject, Reply: m.Reply, Header: m.Header, Data: m.Data})
+	}
+	f.tap.Flush()
 }
 
 func (f *apart) Transport(t *testing.T, id *identity.Identity) transport.Transport {

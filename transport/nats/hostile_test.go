@@ -298,3 +298,30 @@ func TestAnswersGoToNoticesOnly(t *testing.T) {
 		t.Errorf("the agent answered at %q", (<-answers).Subject)
 	}
 }
+
+// TestStrangersFloodTakesNoRoomFromAgents: who says nothing of itself gets an eighth of the room.
+func TestStrangersFloodTakesNoRoomFromAgents(t *testing.T) {
+	n, alice, bob, mallory := stage(t, nats.Config{Pending: 800})
+	for range 5000 {
+		for _, subject := range []string{"agent." + bob.id.ID().String(), "all"} {
+			if err := mallory.Publish(prefix+subject, []byte("rubbish")); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := mallory.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 300 {
+		alice.tell(bob, fmt.Sprint(i))
+	}
+	for i := range 300 {
+		bob.hears(fmt.Sprint(i))
+	}
+	if dropped := bob.Dropped(); dropped == 0 {
+		t.Error("the flood was taken in")
+	}
+	if n.Stats().Refused["slow_consumer"] == 0 {
+		t.Error("the flood is not counted")
+	}
+}

@@ -124,7 +124,8 @@ func until(t *testing.T, what string, met func() bool) {
 // stranger is a client that speaks NATS, but is no agent.
 func stranger(t *testing.T, n *nats.Network, options ...client.Option) *client.Conn {
 	t.Helper()
-	conn, err := client.Connect(n.Addr().String(), append(options, client.MaxReconnects(0))...)
+	conn, err := client.Connect(n.Addr().String(), append(options,
+		client.MaxReconnects(0), client.ErrorHandler(func(*client.Conn, *client.Subscription, error) {}))...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,22 +18,27 @@ const (
 	laneFresh = 5 * time.Second
 	// lanePatience is after what time a sender asks whether a recipient that takes nothing in is still there.
 	lanePatience = 250 * time.Millisecond
+	// laneLife is after what time without an answer a recipient is taken to be away, though somebody listens to
+	// its frames.
+	laneLife = 5 * time.Second
 	// laneFrames bounds the frames that are on their way to one recipient.
-	laneFrames = 1024
+	laneFrames = 4096
 	// maxLanes bounds the recipients that an agent remembers. Beyond, idle ones are forgotten.
 	maxLanes = 1 << 16
 )
 
 // lanes are one agent's ways to others.
 //
-// The broker tells at the reply subject of a frame if nobody listens for it, so each frame says so about
-// the ones before it. At each half window a frame has a mark: the recipient's endpoint answers it when the
-// agent has taken in all up to there. What a recipient that stops receiving has not taken in is therefore
-// bounded by the window of each of its senders, wherever it is.
+// Before the first frame, a lane asks for a sign of life of the recipient's endpoint. From then on, the
+// broker tells at the reply subject of each frame if nobody listens for it. At each half window a frame has a
+// mark: the recipient's endpoint answers it when the agent has taken in all up to there. What a recipient
+// that stops receiving has not taken in is therefore bounded by the window of each of its senders, wherever
+// it is.
 type lanes struct {
-	core   *core
-	prefix string // of the subjects of notices
-	window int    // bytes
+	core    *core
+	prefix  string // of the subjects of notices
+	nowhere string // a subject of notices that nobody looks at: it says from which endpoint a frame is
+	window  int    // bytes
 
 	mu      sync.Mutex
 	byID    map[identity.ID]*lane
@@ -51,6 +56,8 @@ type lane struct {
 	mu      sync.Mutex
 	fresh   time.Time // until then nobody asks
 	absent  uint64    // how often the broker has said that nobody listens
+	alive   uint64    // how often the recipient has answered
+	heard   time.Time // when it did last
 	onWay   load      // since the last mark that was answered
 	since   load      // since the last mark
 	marks   []mark    // that were not answered, oldest first
@@ -64,15 +71,20 @@ type load struct{ frames, bytes int }
 func (l load) plus(o load) load  { return load{l.frames + o.frames, l.bytes + o.bytes} }
 func (l load) minus(o load) load { return load{l.frames - o.frames, l.bytes - o.bytes} }
 
+// part returns a part of the load, but not nothing.
+func (l load) part(of int) load { return load{max(l.frames/of, 1), max(l.bytes/of, 1)} }
+
 type mark struct {
 	number uint64
 	load   load // of the frames up to it, from the mark before
 }
 
 func newLanes(c *core) *lanes {
+	prefix := c.subjects.notices(newNonce())
 	return &lanes{
 		core:    c,
-		prefix:  c.subjects.notices(newNonce()),
+		prefix:  prefix,
+		nowhere: prefix + newToken(),
 		window:  c.network.config.Window,
 		byID:    map[identity.ID]*lane{},
 		byToken: map[string]*lane{},
@@ -181,9 +193,9 @@ var (
 func (l *lane) try(frame []byte) (changed <-chan struct{}, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	step := load{1, len(frame)}
+	step, now := load{1, len(frame)}, time.Now()
 	switch {
-	case !time.Now().Before(l.fresh):
+	case !now.Before(l.fresh):
 		return nil, errStale
 	case !l.hasRoom(step):
 		return l.changed, errFull
@@ -197,6 +209,7 @@ func (l *lane) try(frame []byte) (changed <-chan struct{}, err error) {
 	if err := l.publish(reply, frame); err != nil {
 		return nil, err
 	}
+	l.fresh = now.Add(laneFresh)
 	l.onWay, l.since = l.onWay.plus(step), next
 	if marked {
 		l.marked()
@@ -224,12 +237,9 @@ func (l *lane) marked() {
 
 // publish sends to the recipient; l.mu is held, so that marks go out in their order.
 func (l *lane) publish(reply string, frame []byte) error {
-	send := func(conn *client.Conn) error { return conn.PublishRequest(l.subject, reply, frame) }
-	if err := l.lanes.core.link.try(len(frame), send); err != nil {
-		return err
-	}
-	l.fresh = time.Now().Add(laneFresh)
-	return nil
+	return l.lanes.core.link.try(len(frame), func(conn *client.Conn) error {
+		return conn.PublishRequest(l.subject, reply, frame)
+	})
 }
 
 // ask sends a mark without a frame, so that the broker says if nobody listens, and the recipient where it is.
@@ -241,35 +251,26 @@ func (l *lane) ask() error {
 	if isNew {
 		number++
 	}
-	fresh := l.fresh
 	err := l.publish(l.markSubject(number, true), nil)
-	l.fresh = fresh
 	if err == nil && isNew {
 		l.marked()
 	}
 	return err
 }
 
-// probe asks the broker whether anybody listens for the recipient. That costs a round trip.
+// probe asks whether the recipient is there. That costs a round trip.
 func (l *lane) probe(ctx context.Context) error {
 	core := l.lanes.core
 	for attempt := 0; ; {
-		l.mu.Lock()
-		absent := l.absent
-		l.mu.Unlock()
-		err := l.ask()
-		if err == nil {
-			err = core.roundTrip(ctx)
-		}
-		switch {
-		case err == errBroken:
-			err = core.link.await(ctx, core.endpoint.closed)
-		case err == nil && l.settle(absent):
+		err := l.question(ctx)
+		switch err {
+		case nil:
 			return nil
-		case err == nil:
-			if err = core.link.spread(ctx, core.endpoint.closed, attempt); err == nil {
-				attempt++
-			}
+		case errBroken:
+			err = core.link.await(ctx, core.endpoint.closed)
+		case errAbsent:
+			err = core.link.spread(ctx, core.endpoint.closed, attempt)
+			attempt++
 		}
 		if err != nil {
 			return err
@@ -277,15 +278,58 @@ func (l *lane) probe(ctx context.Context) error {
 	}
 }
 
-// settle notes that the recipient is there, unless the broker has said since that it is not.
-func (l *lane) settle(absent uint64) bool {
+// errAbsent says that nobody listens for the recipient.
+var errAbsent = errors.New("nobody listens")
+
+// question asks whether the recipient is there, and waits for the answer.
+func (l *lane) question(ctx context.Context) error {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.absent != absent {
-		return false
+	absent, alive := l.absent, l.alive
+	l.mu.Unlock()
+	if err := l.ask(); err != nil {
+		return err
 	}
-	l.fresh = time.Now().Add(laneFresh)
-	return true
+	life := time.NewTimer(laneLife)
+	defer life.Stop()
+	for {
+		l.mu.Lock()
+		changed, gone, lives := l.changed, l.absent != absent, l.alive != alive
+		if lives && !gone {
+			l.fresh = time.Now().Add(laneFresh)
+		}
+		l.mu.Unlock()
+		switch {
+		case gone:
+			return errAbsent
+		case lives:
+			return nil
+		}
+		if err := l.waitFor(ctx, changed, life.C); err != nil {
+			return err
+		}
+	}
+}
+
+// waitFor waits for a change of the lane. When it is over, the recipient is taken to be away; when the
+// connection breaks, the answer does not come.
+func (l *lane) waitFor(ctx context.Context, changed <-chan struct{}, over <-chan time.Time) error {
+	link := l.lanes.core.link
+	lost, turned := link.state()
+	if !lost.IsZero() {
+		return errBroken
+	}
+	select {
+	case <-changed:
+		return nil
+	case <-turned:
+		return nil
+	case <-over:
+		return transport.ErrUnreachable
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-l.lanes.core.endpoint.closed:
+		return transport.ErrClosed
+	}
 }
 
 // wait waits until the window has room again, and asks from time to time whether the recipient is there; at
@@ -306,10 +350,20 @@ func (l *lane) wait(ctx context.Context, changed <-chan struct{}) error {
 		return transport.ErrClosed
 	case <-again.C:
 	}
+	l.doubt()
 	if err := l.ask(); err != nil && err != errBroken {
 		return err
 	}
 	return nil
+}
+
+// doubt has the recipient asked for again that was silent for too long.
+func (l *lane) doubt() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if time.Since(l.heard) > laneLife {
+		l.clear()
+	}
 }
 
 func (l *lane) unmarked() bool {
@@ -330,7 +384,7 @@ func (ls *lanes) notice(m *client.Msg) {
 	case isNoResponders(m):
 		l.missed(n)
 	case n.mark > 0:
-		l.answered(n.mark)
+		l.answered(n)
 	}
 }
 
@@ -349,11 +403,13 @@ func (l *lane) missed(n notice) {
 	l.clear()
 }
 
-// answered notes that the recipient took in all up to a mark.
-func (l *lane) answered(number uint64) {
+// answered notes that the recipient is there, and took in all up to a mark unless it was a sign of life.
+func (l *lane) answered(n notice) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for len(l.marks) > 0 && l.marks[0].number <= number {
+	l.alive++
+	l.heard = time.Now()
+	for !n.alive && len(l.marks) > 0 && l.marks[0].number <= n.mark {
 		l.onWay = l.onWay.minus(l.marks[0].load)
 		l.marks = l.marks[1:]
 	}

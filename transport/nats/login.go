@@ -118,7 +118,7 @@ func (c *Config) connectError(n *counters, err error) error {
 	case isLoginError(err):
 		n.refused.Inc(refusedUnauthorized)
 		hint = " (check Credentials, Seed, Username or Token)"
-	case foreign, isTLSAlert(err):
+	case foreign, isTLSAlert(err), errors.Is(err, client.ErrTLS):
 		n.refused.Inc(refusedCertificate)
 		hint = " (check TLS)"
 	case errors.Is(err, client.ErrNoInfoReceived), strings.Contains(err.Error(), "timeout"):

@@ -31,6 +31,9 @@ func (l *serverLog) Noticef(format string, v ...any) {
 
 // Warnf implements server.Logger.
 func (l *serverLog) Warnf(format string, v ...any) {
+	if strings.HasPrefix(format, "Plaintext passwords") {
+		return // it means its configuration file; here they come from secrets
+	}
 	if l.warned.now() {
 		l.log.Warn("nats: embedded server: " + text(format, v))
 	}

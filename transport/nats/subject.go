@@ -74,7 +74,12 @@ func randomToken(bytes int) string {
 }
 
 func isToken(s string, length int) bool {
-	return len(s) == length && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz234567") == ""
+	for i := range len(s) {
+		if c := s[i]; (c < 'a' || c > 'z') && (c < '2' || c > '7') {
+			return false
+		}
+	}
+	return len(s) == length
 }
 
 // notice is what the last tokens of a notice's subject say:
@@ -82,21 +87,29 @@ func isToken(s string, length int) bool {
 //	TOKEN        a frame
 //	TOKEN.7      a frame, and the 7th mark
 //	TOKEN.p7     no frame, just the 7th mark
+//	TOKEN.p7.a   an answer to that: not all up to the mark was taken in yet, but the endpoint is there
 type notice struct {
 	token string // whom the frame was for
 	mark  uint64 // 0 if there is none
 	bare  bool   // there was no frame
+	alive bool   // it is a sign of life
 }
 
+// aliveSuffix makes a sign of life of the subject of a bare mark.
+const aliveSuffix = ".a"
+
 func (n notice) String() string {
-	switch {
-	case n.mark == 0:
+	if n.mark == 0 {
 		return n.token
-	case n.bare:
-		return n.token + ".p" + strconv.FormatUint(n.mark, 10)
-	default:
-		return n.token + "." + strconv.FormatUint(n.mark, 10)
 	}
+	text := strconv.FormatUint(n.mark, 10)
+	if n.bare {
+		text = "p" + text
+	}
+	if n.alive {
+		text += aliveSuffix
+	}
+	return n.token + "." + text
 }
 
 // parseNotice reads what follows the nonce. It accepts only what notice.String returns.
@@ -110,28 +123,40 @@ func parseNotice(text string) (notice, bool) {
 	if !marked {
 		return n, true
 	}
+	mark, n.alive = strings.CutSuffix(mark, aliveSuffix)
 	mark, n.bare = strings.CutPrefix(mark, "p")
 	number, err := strconv.ParseUint(mark, 10, 64)
-	if err != nil || number == 0 || mark[0] == '0' || mark[0] == '+' {
+	if err != nil || number == 0 || mark[0] == '0' || mark[0] == '+' || n.alive && !n.bare {
 		return notice{}, false
 	}
 	n.mark = number
 	return n, true
 }
 
-// markOf returns the subject to which the sender of a frame wants to be told that the frame was taken in,
-// if it wants that. What strangers write there must not make the agent publish elsewhere than to a notice.
-func (s subjects) markOf(reply string) (subject string, bare, ok bool) {
+// returnTo is what the reply subject of a frame says.
+type returnTo struct {
+	sender string // the nonce of the endpoint that claims to have sent the frame; "" if none does
+	mark   string // where its mark is to be answered; "" if it has none
+	bare   bool   // there is a mark, but no frame
+}
+
+// parseReply reads a reply subject. What strangers write there must not make the agent publish elsewhere
+// than to a notice.
+func (s subjects) parseReply(reply string) returnTo {
 	rest, isNotice := strings.CutPrefix(reply, s.prefix+"notice.")
 	if !isNotice {
-		return "", false, false
+		return returnTo{}
 	}
 	nonce, rest, _ := strings.Cut(rest, ".")
 	n, valid := parseNotice(rest)
-	if !valid || !isToken(nonce, nonceLength) || n.mark == 0 {
-		return "", false, false
+	if !valid || n.alive || !isToken(nonce, nonceLength) {
+		return returnTo{}
 	}
-	return reply, n.bare, true
+	r := returnTo{sender: nonce, bare: n.bare}
+	if n.mark > 0 {
+		r.mark = reply
+	}
+	return r
 }
 
 // label is what the headers of a frame say.

@@ -17,7 +17,7 @@ const (
 )
 
 func TestNoticesHaveOneSpelling(t *testing.T) {
-	for _, text := range []string{token, token + ".1", token + ".p1", token + ".18446744073709551615"} {
+	for _, text := range []string{token, token + ".1", token + ".p1", token + ".18446744073709551615", token + ".p3.a"} {
 		if again, ok := nats.ParseNotice(text); !ok || again != text {
 			t.Errorf("%q is read as %q, %t", text, again, ok)
 		}
@@ -25,6 +25,7 @@ func TestNoticesHaveOneSpelling(t *testing.T) {
 	for _, text := range []string{
 		"", "x", strings.ToUpper(token), token + ".", token + ".0", token + ".p0", token + ".01", token + ".+1", token + ".-1", token + ".p",
 		token + ".1.1", token + ".18446744073709551616", token + "x", token + ".pp1", "." + token, token + ". 1",
+		token + ".a", token + ".1.a", token + ".p1.b", token + ".p1.a.a", token + ".p.a",
 	} {
 		if _, ok := nats.ParseNotice(text); ok {
 			t.Errorf("%q is taken for a notice", text)
@@ -44,7 +45,7 @@ func TestMarksAreAnsweredAtNoticesOfTheNetworkOnly(t *testing.T) {
 		"converge.a_b.notice.*." + token + ".7",
 		"converge.a_b.notice." + nonce + ".>",
 		"converge.a_b.notice.x." + nonce + "." + token + ".7",
-		good + ".x", good + " ", good + "\r\nPUB x 0\r\n",
+		"converge.a_b.notice." + nonce + "." + token + ".p7.a", good + ".x", good + " ", good + "\r\nPUB x 0\r\n",
 	} {
 		if subject, ok := nats.MarkOf("a.b", reply); ok {
 			t.Errorf("a frame with the reply subject %q is answered at %q", reply, subject)

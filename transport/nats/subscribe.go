@@ -43,8 +43,8 @@ func checkGroup(name string) error {
 }
 
 // Subscribe implements [transport.Transport]. It returns when the server that the agent is connected to
-// knows of it; the others of a cluster learn of it from that one. While the broker is away, it returns at
-// once, and counts from when the broker is back.
+// knows of it; the others of a cluster learn of it from that one. While the broker is away, it returns
+// without that (in the core mode), and the subscription holds from when the broker is back.
 func (e *Endpoint) Subscribe(ctx context.Context, p message.Pattern) error {
 	return e.change(ctx, func() (undo func(), err error) {
 		old := *e.patterns.Load()

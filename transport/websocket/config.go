@@ -1,7 +1,6 @@
 package websocket
 
 import (
-	"cmp"
 	"crypto/ed25519"
 	"crypto/x509"
 	"errors"
@@ -105,8 +104,8 @@ type Config struct {
 	MaxPerAddress  int
 	// MaxHandshakes and MaxHandshakesPerAddress are how many connections may be unproven; 0 means 1,024
 	// and 256. At the bound the oldest one of the address, or of the address that has the most, is
-	// closed, so that those who are quick get through. Where Listen is behind a proxy, there is no share
-	// for each address: the proxy has them all.
+	// closed, so that those who are quick get through. Behind a proxy, the client's address is known and
+	// counts from the request on; until then it is the proxy's.
 	MaxHandshakes           int
 	MaxHandshakesPerAddress int
 
@@ -146,9 +145,6 @@ type Config struct {
 
 // mesh returns the part of the configuration that does not depend on how bytes move.
 func (c Config) mesh() mesh.Config {
-	if c.Proof == Challenge && len(c.TrustedProxies) > 0 { // until they are proved, all have the proxy's address
-		c.MaxHandshakesPerAddress = cmp.Or(c.MaxHandshakes, 1024)
-	}
 	return mesh.Config{
 		Listen:                  c.Listen,
 		MaxPeers:                c.MaxPeers,

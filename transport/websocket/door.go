@@ -153,11 +153,8 @@ func (v *visit) mayDial(host string) bool {
 
 func (v *visit) addr() net.Addr { return net.TCPAddrFromAddrPort(netip.AddrPortFrom(v.from, 0)) }
 
-// admitted has the mesh count a connection that did not come by its listener.
+// admitted has the mesh count the connection for the address that the request came from.
 func (v *visit) admitted(conn net.Conn) (net.Conn, error) {
-	if arrivalOf(v.request) != nil {
-		return conn, nil
-	}
 	return v.network.mesh.Admit(conn, v.from)
 }
 

@@ -160,7 +160,7 @@ func TestForwardedAddressesAreBelievedOfTrustedProxiesOnly(t *testing.T) {
 				if err := websocket.ProveClient(ctx, i.ws, s.mallory, s.alice.ID(), s.addr()); err != nil {
 					t.Fatal(err)
 				}
-				i.message(meshFrame(1, append([]byte{1}, make([]byte, 16)...)))
+				i.hello()
 				return i
 			}
 			if c.word != "" {

@@ -231,8 +231,14 @@ func (s *scene) join(me *identity.Identity) *intruder {
 			s.t.Fatal(err)
 		}
 	}
-	i.message(meshFrame(1, append([]byte{1}, make([]byte, 16)...)))
+	i.hello()
 	return i
+}
+
+// hello says hello, and that it has heard alice's.
+func (i *intruder) hello() {
+	i.message(meshFrame(1, append([]byte{1}, make([]byte, 16)...)))
+	i.message(meshFrame(4, make([]byte, 8)))
 }
 
 // meshFrame returns a frame of the mesh.
