@@ -27,10 +27,11 @@ var floors = map[string]int{
 
 	"internal/peertls": 2,
 
-	"discovery": 3,
-	"ratelimit": 3,
-	"task":      3,
-	"transport": 3,
+	"discovery":       3,
+	"ratelimit":       3,
+	"internal/topics": 3,
+	"task":            3,
+	"transport":       3,
 
 	"transport/local":         4,
 	"transport/nats":          4,

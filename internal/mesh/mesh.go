@@ -22,6 +22,7 @@ import (
 
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/internal/peertls"
+	"github.com/converge-agents/converge/internal/topics"
 	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/transport"
 )
@@ -40,7 +41,7 @@ type Network struct {
 
 	mu        sync.RWMutex
 	endpoints map[identity.ID]*Endpoint // the started ones
-	topics    topicIndex[*Endpoint]     // what the endpoints have subscribed to
+	topics    topics.Index[*Endpoint]   // what the endpoints have subscribed to
 	peers     map[identity.ID]Peer
 	listener  net.Listener // nil until it is open
 	closed    bool
@@ -186,7 +187,7 @@ func (n *Network) join(ctx context.Context, e *Endpoint) ([]Peer, error) {
 	e.state.Store(stateStarted)
 	n.endpoints[e.id] = e
 	for _, p := range e.subs.patterns() {
-		n.topics.add(p, e)
+		n.topics.Add(p, e)
 	}
 	return slices.Collect(maps.Values(n.peers)), nil
 }
@@ -212,7 +213,7 @@ func (n *Network) leave(e *Endpoint) (before int32, first bool) {
 	before = e.state.Swap(stateClosed)
 	if before == stateStarted {
 		delete(n.endpoints, e.id)
-		n.topics.removeAll(e)
+		n.topics.RemoveAll(e)
 	}
 	return before, before != stateClosed
 }
@@ -248,7 +249,7 @@ func (n *Network) audience(e *Endpoint, topics []message.Topic) (found []*Endpoi
 	n.mu.RLock()
 	defer n.mu.RUnlock()
 	if len(topics) > 0 {
-		found = n.topics.match(topics)
+		found = n.topics.Match(topics)
 	} else {
 		found = slices.Collect(maps.Values(n.endpoints))
 	}
@@ -263,9 +264,9 @@ func (n *Network) subscribed(e *Endpoint, p message.Pattern, subscribe bool) {
 	switch {
 	case e.state.Load() != stateStarted:
 	case subscribe:
-		n.topics.add(p, e)
+		n.topics.Add(p, e)
 	default:
-		n.topics.remove(p, e)
+		n.topics.Remove(p, e)
 	}
 }
 

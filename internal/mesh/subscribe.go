@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/converge-agents/converge/internal/topics"
 	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/transport"
 )
@@ -21,7 +22,7 @@ type subscriptions struct {
 	progress chan struct{}  // closed, and made anew, when a peer acknowledges or a link ends
 
 	theirsMu sync.RWMutex // no other lock is taken under it
-	theirs   topicIndex[*peer]
+	theirs   topics.Index[*peer]
 }
 
 // attach tells l of the subscriptions, in a hello with that number, and of every change from then on.
@@ -123,9 +124,9 @@ func (s *subscriptions) await(ctx context.Context, change uint64) {
 func (s *subscriptions) announced(p *peer, patterns []message.Pattern) {
 	s.theirsMu.Lock()
 	defer s.theirsMu.Unlock()
-	s.theirs.removeAll(p)
+	s.theirs.RemoveAll(p)
 	for _, pattern := range patterns {
-		s.theirs.add(pattern, p)
+		s.theirs.Add(pattern, p)
 	}
 }
 
@@ -133,7 +134,7 @@ func (s *subscriptions) announced(p *peer, patterns []message.Pattern) {
 func (s *subscriptions) audience(topics []message.Topic) []*peer {
 	s.theirsMu.RLock()
 	defer s.theirsMu.RUnlock()
-	return s.theirs.match(topics)
+	return s.theirs.Match(topics)
 }
 
 // heard applies a change that the peer announced on l. It returns false at the bound.
@@ -147,13 +148,13 @@ func (p *peer) heard(l *link, subscribe bool, pattern message.Pattern) bool {
 	s.theirsMu.Lock()
 	defer s.theirsMu.Unlock()
 	if !subscribe {
-		s.theirs.remove(pattern, p)
+		s.theirs.Remove(pattern, p)
 		return true
 	}
-	if len(s.theirs.owned[p]) >= MaxPatterns && !s.theirs.has(pattern, p) {
+	if s.theirs.Len(p) >= MaxPatterns && !s.theirs.Has(pattern, p) {
 		return false
 	}
-	s.theirs.add(pattern, p)
+	s.theirs.Add(pattern, p)
 	return true
 }
 

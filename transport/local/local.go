@@ -14,6 +14,7 @@ import (
 
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/internal/queue"
+	"github.com/converge-agents/converge/internal/topics"
 	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/transport"
 )
@@ -40,7 +41,7 @@ type Network struct {
 
 	mu        sync.RWMutex
 	endpoints map[identity.ID]*Endpoint // the started ones
-	topics    topicIndex
+	topics    topics.Index[*Endpoint]
 }
 
 // New returns a network without agents.
@@ -178,7 +179,7 @@ func (e *Endpoint) recipients(to transport.Route) ([]*Endpoint, error) {
 			found = append(found, r)
 		}
 	} else {
-		found = n.topics.match(to.Topics)
+		found = n.topics.Match(to.Topics)
 	}
 	return slices.DeleteFunc(found, func(r *Endpoint) bool { return r == e }), nil
 }
@@ -202,7 +203,7 @@ func (e *Endpoint) Subscribe(_ context.Context, p message.Pattern) error {
 	if e.state.Load() == stateClosed {
 		return transport.ErrClosed
 	}
-	e.network.topics.add(p, e)
+	e.network.topics.Add(p, e)
 	return nil
 }
 
@@ -210,7 +211,7 @@ func (e *Endpoint) Subscribe(_ context.Context, p message.Pattern) error {
 func (e *Endpoint) Unsubscribe(_ context.Context, p message.Pattern) error {
 	e.network.mu.Lock()
 	defer e.network.mu.Unlock()
-	e.network.topics.remove(p, e)
+	e.network.topics.Remove(p, e)
 	return nil
 }
 
@@ -229,7 +230,7 @@ func (e *Endpoint) Close() error {
 		delete(n.endpoints, e.id)
 	}
 	close(e.closed)
-	n.topics.removeAll(e)
+	n.topics.RemoveAll(e)
 	e.queue.Close()
 	for _, left := e.queue.TryGet(); left; {
 		_, left = e.queue.TryGet()

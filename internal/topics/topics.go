@@ -1,4 +1,5 @@
-package mesh
+// Package topics finds the subscribers of topics, for the transports that keep subscriptions themselves.
+package topics
 
 import (
 	"slices"
@@ -7,9 +8,9 @@ import (
 	"github.com/converge-agents/converge/message"
 )
 
-// topicIndex finds the subscribers of topics. It is a tree of namespace segments, so that publishing
-// costs what matches, not what is subscribed.
-type topicIndex[S comparable] struct {
+// Index finds the subscribers of topics. It is a tree of namespace segments, so that publishing
+// costs what matches, not what is subscribed. The zero value is empty. It is not safe for concurrent use.
+type Index[S comparable] struct {
 	root  node[S]
 	owned map[S][]message.Pattern // to find a subscriber's patterns when it leaves
 }
@@ -29,12 +30,17 @@ func samePattern(p message.Pattern) func(message.Pattern) bool {
 	return func(q message.Pattern) bool { return q.String() == p.String() }
 }
 
-func (x *topicIndex[S]) has(p message.Pattern, s S) bool {
+// Has reports whether s subscribes to p.
+func (x *Index[S]) Has(p message.Pattern, s S) bool {
 	return slices.ContainsFunc(x.owned[s], samePattern(p))
 }
 
-func (x *topicIndex[S]) add(p message.Pattern, s S) {
-	if x.has(p, s) {
+// Len returns how many subscriptions s has.
+func (x *Index[S]) Len(s S) int { return len(x.owned[s]) }
+
+// Add subscribes s to p. Adding twice is fine.
+func (x *Index[S]) Add(p message.Pattern, s S) {
+	if x.Has(p, s) {
 		return
 	}
 	at := &x.root
@@ -56,7 +62,8 @@ func (x *topicIndex[S]) add(p message.Pattern, s S) {
 	x.owned[s] = append(x.owned[s], p)
 }
 
-func (x *topicIndex[S]) remove(p message.Pattern, s S) {
+// Remove ends a subscription. Ending none is fine.
+func (x *Index[S]) Remove(p message.Pattern, s S) {
 	i := slices.IndexFunc(x.owned[s], samePattern(p))
 	if i < 0 {
 		return
@@ -68,9 +75,10 @@ func (x *topicIndex[S]) remove(p message.Pattern, s S) {
 	}
 }
 
-func (x *topicIndex[S]) removeAll(s S) {
+// RemoveAll ends all subscriptions of s.
+func (x *Index[S]) RemoveAll(s S) {
 	for _, p := range slices.Clone(x.owned[s]) {
-		x.remove(p, s)
+		x.Remove(p, s)
 	}
 }
 
@@ -89,8 +97,8 @@ func (n *node[S]) remove(path []string, p message.Pattern, s S) {
 	}
 }
 
-// match returns the subscribers of any of the topics, each once.
-func (x *topicIndex[S]) match(topics []message.Topic) []S {
+// Match returns the subscribers of any of the topics, each once.
+func (x *Index[S]) Match(topics []message.Topic) []S {
 	var found []S
 	seen := map[S]bool{}
 	for _, t := range topics {
