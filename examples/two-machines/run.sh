@@ -14,7 +14,9 @@ cleanup() {
 	status=$?
 	trap - EXIT
 	for pid in $pids; do kill -9 "$pid" 2>/dev/null || true; done
-	if [ "$status" -ne 0 ]; then tail -n 20 "$work"/*.log >&2 || true; fi
+	for log in "$work"/*.log; do
+		if [ "$status" -ne 0 ] && [ -f "$log" ]; then printf '\n%s\n' "$log" >&2 && tail -n 20 "$log" >&2; fi
+	done
 	rm -rf "$work"
 	exit "$status"
 }

@@ -76,8 +76,9 @@ type Config struct {
 	// stream has no room: wait, or return transport.ErrQueueFull.
 	WhenFull transport.WhenFull
 
-	// ConnectTimeout bounds one attempt to connect to one server, login included; 0 means
-	// DefaultConnectTimeout.
+	// ConnectTimeout bounds one attempt to connect to one server, login included, and the wait for a sign of
+	// life of an agent before the first frame to it; 0 means DefaultConnectTimeout. The latter is told at
+	// once if nobody listens for the agent.
 	ConnectTimeout time.Duration
 	// ReadyTimeout bounds how long Start waits for the embedded server, and in the durable mode for a
 	// cluster that has a quorum; 0 means DefaultReadyTimeout.

@@ -10,6 +10,7 @@ import (
 
 	client "github.com/nats-io/nats.go"
 
+	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/transport"
 )
@@ -169,19 +170,6 @@ func (c *core) publish(ctx context.Context, m *client.Msg) error {
 	return c.link.publish(ctx, c.endpoint.closed, len(m.Data), func(conn *client.Conn) error { return conn.PublishMsg(m) })
 }
 
-// roundTrip returns once the broker has got what was published, and its answers have been seen.
-func (c *core) roundTrip(ctx context.Context) error {
-	ctx, cancel := c.endpoint.untilClosed(ctx)
-	defer cancel()
-	if err := c.link.flush(ctx, c.network.config.IdleTimeout); err != nil {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		return errBroken
-	}
-	return c.barrier(ctx)
-}
-
 // pump takes in what the client's library brings, in the order in which it came. It never waits for the
 // agent, so that answers of the broker get through whatever the agent does.
 func (c *core) pump() {
@@ -251,7 +239,11 @@ func (c *core) arrive(m *client.Msg) {
 		c.network.counters.refuse(refusedTooLarge, "a frame that came in is too large", "bytes", len(m.Data))
 	case c.subjects.isAgent(m.Subject):
 		r := c.subjects.parseReply(m.Reply)
-		c.admit(arrival{data: m.Data, sender: r.sender, mark: r.mark, bare: r.bare})
+		if r.bare {
+			c.admitMark(arrival{sender: r.sender, mark: r.mark, bare: true}, m)
+			return
+		}
+		c.admit(arrival{data: m.Data, sender: r.sender, mark: r.mark})
 	case c.subjects.isBroadcast(m.Subject):
 		c.admit(arrival{data: m.Data, sender: c.subjects.parseReply(m.Reply).sender})
 	default:
@@ -285,11 +277,7 @@ func (c *core) wants(queue string, topics []message.Topic, namespace string) boo
 
 // admit puts a frame into the queue. Where senders are not to wait, its mark is answered at once.
 func (c *core) admit(a arrival) {
-	switch {
-	case a.bare:
-		c.admitMark(a)
-		return
-	case len(a.data) == 0:
+	if len(a.data) == 0 {
 		c.network.counters.refuse(refusedMalformed, "an empty frame came in")
 		return
 	}
@@ -318,7 +306,10 @@ func (c *core) put(a arrival) bool {
 
 // admitMark puts a mark without a frame into the queue, unless all before it was taken. Its sender wants to
 // know at once that the endpoint is there.
-func (c *core) admitMark(a arrival) {
+func (c *core) admitMark(a arrival, m *client.Msg) {
+	if id, err := identity.ParseID(sender(m.Header)); err == nil {
+		c.lanes.seen(id)
+	}
 	if c.network.config.WhenFull == transport.DropNewest || c.endpoint.queue.Len() == 0 {
 		c.answer(a.mark)
 		return

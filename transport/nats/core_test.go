@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	client "github.com/nats-io/nats.go"
+
 	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/transport"
 	"github.com/converge-agents/converge/transport/nats"
@@ -375,5 +377,37 @@ func TestStatsCountFramesAndConnections(t *testing.T) {
 	bob.Close()
 	if s := n.Stats(); s.Connections != 1 || s.Closed != 1 {
 		t.Errorf("Stats() = %+v after one of two left", s)
+	}
+}
+
+// TestRecipientIsMissedThoughSomebodyListens: a monitor that subscribes to everything is no recipient.
+func TestRecipientIsMissedThoughSomebodyListens(t *testing.T) {
+	n := newNetwork(t, listening(nats.Config{ConnectTimeout: time.Second}))
+	alice, bob := join(t, n), join(t, n)
+	monitor := stranger(t, n)
+	if _, err := monitor.Subscribe(">", func(*client.Msg) {}); err != nil {
+		t.Fatal(err)
+	}
+	if err := monitor.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if err := alice.try(transport.Route{To: newIdentity(t).ID()}, "hello?"); !errors.Is(err, transport.ErrUnreachable) {
+		t.Errorf("Send to an agent that is not there: %v, want ErrUnreachable", err)
+	}
+	ctx, cancel := alice.soon()
+	defer cancel()
+	full := make(chan error, 1)
+	go func() {
+		for {
+			if err := alice.Send(ctx, bob.route(), make([]byte, 1<<20)); err != nil {
+				full <- err
+				return
+			}
+		}
+	}()
+	until(t, "bob is full", func() bool { return n.Stats().FramesIn >= 3 })
+	bob.Close()
+	if err := <-full; !errors.Is(err, transport.ErrUnreachable) {
+		t.Errorf("Send to a full agent that left: %v, want ErrUnreachable", err)
 	}
 }

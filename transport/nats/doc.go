@@ -5,13 +5,13 @@
 //
 // In the core mode, which is the default, a frame is delivered at most once. The frames of one sender
 // reach one recipient in the order in which they were sent, direct ones and topics together. Send returns
-// [transport.ErrUnreachable] for an agent that nobody listens for: before the first frame, and after some
-// seconds of silence, the broker is asked, which costs a round trip; in between, each frame carries the
-// question with it, and a negative answer is known at the next Send. Send waits when a recipient does not
-// take in what was sent (Config.WhenFull, Config.Window), and while the broker is away (Config.Grace).
-// Lost is what was on its way when a connection broke, what was sent to a recipient after it left and
-// before that was known (Stats.Lost), and what a recipient has no room for (Endpoint.Dropped,
-// Stats.Refused["slow_consumer"]): topics and broadcasts do not wait for their recipients.
+// [transport.ErrUnreachable] for an agent that is not there: before the first frame, and after some seconds
+// of silence, it asks, which costs a round trip; in between, the broker tells if nobody listens for a
+// frame, and the next Send knows. Send waits when a recipient does not take in what was sent
+// (Config.WhenFull, Config.Window), and while the broker is away (Config.Grace). Lost is what was on its way
+// when a connection broke, what was sent to a recipient after it left and before that was known
+// (Stats.Lost), and what a recipient has no room for (Endpoint.Dropped, Stats.Refused["slow_consumer"]):
+// topics and broadcasts do not wait for their recipients.
 //
 // In the durable mode (Config.Durable) frames go through a JetStream stream, one for a network, with a
 // durable consumer for each agent. When Send returns nil, the frame is stored, synced to disk, and on a

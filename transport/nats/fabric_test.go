@@ -3,12 +3,9 @@ package nats_test
 import (
 	"io"
 	"log/slog"
-	"slices"
 	"sync"
 	"testing"
 	"time"
-
-	client "github.com/nats-io/nats.go"
 
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/transport"
@@ -48,10 +45,8 @@ type apart struct {
 	broker *nats.Network
 	config nats.Config // of the agents
 
-	mu      sync.Mutex
-	paths   map[identity.ID]*path
-	tap     *client.Conn
-	carried map[string][]*client.Msg // what went to each agent lately
+	mu    sync.Mutex
+	paths map[identity.ID]*path
 }
 
 type path struct {
@@ -62,33 +57,11 @@ type path struct {
 func newApart(t *testing.T, broker, agents nats.Config) *apart {
 	t.Helper()
 	broker.Server.Listen = "127.0.0.1:0"
-	f := &apart{broker: newNetwork(t, broker), config: agents, paths: map[identity.ID]*path{}, carried: map[string][]*client.Msg{}}
+	f := &apart{broker: newNetwork(t, broker), config: agents, paths: map[identity.ID]*path{}}
 	if err := f.broker.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	f.tap = stranger(t, f.broker)
-	if _, err := f.tap.Subscribe("converge.test.agent.*", f.note); err != nil {
-		t.Fatal(err)
-	}
 	return f
-}
-
-func (f *apart) note(m *client.Msg) {
-	const kept = 64
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	all := append(f.carried[m.Subject], m)
-	f.carried[m.Subject] = all[max(len(all)-kept, 0):]
-}
-
-func (f *apart) Replay(_, to identity.ID) {
-	f.mu.Lock()
-	again := slices.Clone(f.carried["converge.test.agent."+to.String()])
-	f.mu.Unlock()
-	for _, m := range again {
-		f.tap.PublishMsg(&client.Msg{Subject: m.Subject, Reply: m.Reply, Header: m.Header, Data: m.Data})
-	}
-	f.tap.Flush()
 }
 
 func (f *apart) Transport(t *testing.T, id *identity.Identity) transport.Transport {
@@ -169,7 +142,7 @@ func (f *apart) Heal(a, b identity.ID) {
 // brisk is for tests that break things.
 func brisk(c nats.Config) nats.Config {
 	c.IdleTimeout = 900 * time.Millisecond
-	c.ConnectTimeout = time.Second
+	c.ConnectTimeout = 3 * time.Second
 	c.Grace = 300 * time.Millisecond
 	c.BackoffMin = 20 * time.Millisecond
 	c.BackoffMax = 200 * time.Millisecond

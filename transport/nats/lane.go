@@ -18,9 +18,6 @@ const (
 	laneFresh = 5 * time.Second
 	// lanePatience is after what time a sender asks whether a recipient that takes nothing in is still there.
 	lanePatience = 250 * time.Millisecond
-	// laneLife is after what time without an answer a recipient is taken to be away, though somebody listens to
-	// its frames.
-	laneLife = 5 * time.Second
 	// laneFrames bounds the frames that are on their way to one recipient.
 	laneFrames = 4096
 	// maxLanes bounds the recipients that an agent remembers. Beyond, idle ones are forgotten.
@@ -36,9 +33,10 @@ const (
 // it is.
 type lanes struct {
 	core    *core
-	prefix  string // of the subjects of notices
-	nowhere string // a subject of notices that nobody looks at: it says from which endpoint a frame is
-	window  int    // bytes
+	prefix  string        // of the subjects of notices
+	nowhere string        // a subject of notices that nobody looks at: it says from which endpoint a frame is
+	window  int           // bytes
+	life    time.Duration // after what time without an answer a recipient is taken to be away
 
 	mu      sync.Mutex
 	byID    map[identity.ID]*lane
@@ -57,7 +55,7 @@ type lane struct {
 	fresh   time.Time // until then nobody asks
 	absent  uint64    // how often the broker has said that nobody listens
 	alive   uint64    // how often the recipient has answered
-	heard   time.Time // when it did last
+	asked   time.Time // since when it owes an answer; zero if it does not
 	onWay   load      // since the last mark that was answered
 	since   load      // since the last mark
 	marks   []mark    // that were not answered, oldest first
@@ -86,6 +84,7 @@ func newLanes(c *core) *lanes {
 		prefix:  prefix,
 		nowhere: prefix + newToken(),
 		window:  c.network.config.Window,
+		life:    c.network.config.ConnectTimeout,
 		byID:    map[identity.ID]*lane{},
 		byToken: map[string]*lane{},
 	}
@@ -150,7 +149,7 @@ func (ls *lanes) reset() {
 
 // clear has the recipient asked for again; l.mu is held.
 func (l *lane) clear() {
-	l.fresh = time.Time{}
+	l.fresh, l.asked = time.Time{}, time.Time{}
 	l.onWay, l.since, l.marks = load{}, load{}, nil
 	l.wake()
 }
@@ -242,6 +241,31 @@ func (l *lane) publish(reply string, frame []byte) error {
 	})
 }
 
+// publishMark sends a mark without a frame. It says who asks, so that the recipient does not have to ask back.
+func (l *lane) publishMark(number uint64) error {
+	m := &client.Msg{
+		Subject: l.subject,
+		Reply:   l.markSubject(number, true),
+		Header:  client.Header{headerFrom: {l.lanes.core.endpoint.id.String()}},
+	}
+	return l.lanes.core.link.try(0, func(conn *client.Conn) error { return conn.PublishMsg(m) })
+}
+
+// seen notes that an agent is there, by its own account: if that is not so, the broker says so at the next
+// frame.
+func (ls *lanes) seen(id identity.ID) {
+	ls.mu.Lock()
+	known, full := ls.byID[id] != nil, len(ls.byID) >= maxLanes/2
+	ls.mu.Unlock()
+	if !known && full {
+		return // what strangers say does not displace anything
+	}
+	l := ls.to(id)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.fresh = time.Now().Add(laneFresh)
+}
+
 // ask sends a mark without a frame, so that the broker says if nobody listens, and the recipient where it is.
 func (l *lane) ask() error {
 	l.mu.Lock()
@@ -251,11 +275,16 @@ func (l *lane) ask() error {
 	if isNew {
 		number++
 	}
-	err := l.publish(l.markSubject(number, true), nil)
-	if err == nil && isNew {
+	if err := l.publishMark(number); err != nil {
+		return err
+	}
+	if isNew {
 		l.marked()
 	}
-	return err
+	if l.asked.IsZero() {
+		l.asked = time.Now()
+	}
+	return nil
 }
 
 // probe asks whether the recipient is there. That costs a round trip.
@@ -289,7 +318,7 @@ func (l *lane) question(ctx context.Context) error {
 	if err := l.ask(); err != nil {
 		return err
 	}
-	life := time.NewTimer(laneLife)
+	life := time.NewTimer(l.lanes.life)
 	defer life.Stop()
 	for {
 		l.mu.Lock()
@@ -361,7 +390,7 @@ func (l *lane) wait(ctx context.Context, changed <-chan struct{}) error {
 func (l *lane) doubt() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if time.Since(l.heard) > laneLife {
+	if !l.asked.IsZero() && time.Since(l.asked) > l.lanes.life {
 		l.clear()
 	}
 }
@@ -408,7 +437,7 @@ func (l *lane) answered(n notice) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.alive++
-	l.heard = time.Now()
+	l.asked = time.Time{}
 	for !n.alive && len(l.marks) > 0 && l.marks[0].number <= n.mark {
 		l.onWay = l.onWay.minus(l.marks[0].load)
 		l.marks = l.marks[1:]

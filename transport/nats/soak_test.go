@@ -4,6 +4,8 @@ package nats_test
 
 import (
 	"context"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -104,4 +106,44 @@ func TestConformanceDurableOverTCP(t *testing.T) {
 		agents.Grace = 10 * time.Second
 		return keptApart{newApart(t, brisk(durable(t)), agents)}
 	})
+}
+
+// tapped is agents on a broker that somebody listens in on, who sends what it has heard again.
+type tapped struct {
+	*apart
+	tap *client.Conn
+
+	mu      sync.Mutex
+	carried map[string][]*client.Msg // to each agent, lately
+}
+
+func newTapped(t *testing.T) *tapped {
+	f := &tapped{apart: newApart(t, brisk(nats.Config{}), brisk(nats.Config{})), carried: map[string][]*client.Msg{}}
+	f.tap = stranger(t, f.broker)
+	if _, err := f.tap.Subscribe(prefix+"agent.*", f.note); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func (f *tapped) note(m *client.Msg) {
+	const kept = 64
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	all := append(f.carried[m.Subject], m)
+	f.carried[m.Subject] = all[max(len(all)-kept, 0):]
+}
+
+func (f *tapped) Replay(_, to identity.ID) {
+	f.mu.Lock()
+	again := slices.Clone(f.carried[prefix+"agent."+to.String()])
+	f.mu.Unlock()
+	for _, m := range again {
+		f.tap.PublishMsg(&client.Msg{Subject: m.Subject, Reply: m.Reply, Header: m.Header, Data: m.Data})
+	}
+	f.tap.Flush()
+}
+
+func TestConformanceOnATappedBroker(t *testing.T) {
+	transporttest.Run(t, func(t *testing.T) transporttest.Fabric { return newTapped(t) })
 }

@@ -130,7 +130,7 @@ func TestRefusedListsAllWords(t *testing.T) {
 	var reporter transport.Reporter = n
 	refused := reporter.Stats().Refused
 	for _, word := range []string{
-		"not_websocket", "origin", "host", "channel_binding", "challenge", "protocol", "text_message",
+		"not_websocket", "origin", "host", "channel_binding", "challenge", "protocol", "text_message", "refused_by_peer",
 		"not_tls", "tls_version", "no_certificate", "certificate", "wrong_key", "unknown_peer", "unknown_agent", "handshake_timeout",
 		"too_many", "too_many_from_address", "evicted", "frame_too_large", "malformed", "stalled", "idle",
 	} {

@@ -59,8 +59,10 @@ type visit struct {
 }
 
 func (d door) visit(r *http.Request) *visit {
-	v := &visit{door: d, request: r, tls: r.TLS}
-	v.from, v.viaProxy = from(r, d.network.config.TrustedProxies)
+	v := &visit{door: d, request: r, tls: r.TLS, from: addrOf(r.RemoteAddr)}
+	if d.proof == Challenge { // with certificates, nobody in between can add to the request
+		v.from, v.viaProxy = from(r, d.network.config.TrustedProxies)
+	}
 	if at := arrivalOf(r); at != nil {
 		at.asked.Store(true)
 		v.tls = at.tls
@@ -151,7 +153,13 @@ func (v *visit) mayDial(host string) bool {
 	return plainHost(hostOf(v.request, v.viaProxy)) == host
 }
 
-func (v *visit) addr() net.Addr { return net.TCPAddrFromAddrPort(netip.AddrPortFrom(v.from, 0)) }
+// addr returns the client's address; behind a proxy, its port is not known.
+func (v *visit) addr() net.Addr {
+	if direct, err := netip.ParseAddrPort(v.request.RemoteAddr); err == nil && !v.viaProxy {
+		return net.TCPAddrFromAddrPort(direct)
+	}
+	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(v.from, 0))
+}
 
 // admitted has the mesh count the connection for the address that the request came from.
 func (v *visit) admitted(conn net.Conn) (net.Conn, error) {

@@ -173,6 +173,20 @@ func TestForwardedAddressesAreBelievedOfTrustedProxiesOnly(t *testing.T) {
 	}
 }
 
+// TestForwardedAddressesAreNotBelievedOfPeers: with certificates nobody is in between, so a peer that sends the header
+// has written it itself.
+func TestForwardedAddressesAreNotBelievedOfPeers(t *testing.T) {
+	s := newScene(t, websocket.Certificate, func(c *websocket.Config) { c.TrustedProxies, c.MaxPerAddress = loopback, 1 })
+	s.refuses("too_many_from_address", func() {
+		i, err := s.tryToIntrude(s.mallory, http.Header{"X-Forwarded-For": {"192.0.2.1"}}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i.hello()
+		i.endsWith(coder.StatusPolicyViolation)
+	})
+}
+
 // TestCloseEndsRequestsToTheHandler has requests in every stage when the network closes.
 func TestCloseEndsRequestsToTheHandler(t *testing.T) {
 	m := newMounted(t, nil)

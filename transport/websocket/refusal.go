@@ -22,10 +22,11 @@ const (
 	reasonChallenge    peertls.Reason = "challenge"       // a challenge that is malformed, or answered wrongly
 	reasonProtocol     peertls.Reason = "protocol"        // RFC 6455 is violated; or a flood of control frames
 	reasonText         peertls.Reason = "text_message"    // text where only binary messages are due
+	reasonByPeer       peertls.Reason = "refused_by_peer" // the other end has closed, with a code of refusal
 )
 
 var reasons = []peertls.Reason{
-	reasonNotWebSocket, reasonOrigin, reasonHost, reasonBinding, reasonChallenge, reasonProtocol, reasonText,
+	reasonNotWebSocket, reasonOrigin, reasonHost, reasonBinding, reasonChallenge, reasonProtocol, reasonText, reasonByPeer,
 }
 
 // refusalOf returns the refusal that an error during the proof means.
@@ -66,12 +67,17 @@ func reasonOfStream(err error) peertls.Reason {
 	switch {
 	case errors.Is(err, errText):
 		return reasonText
-	case errors.Is(err, errStalled):
+	case errors.Is(err, errStalled), errors.Is(err, context.DeadlineExceeded): // which only answers to pings have
 		return mesh.Stalled
 	case errors.Is(err, errFraming):
 		return reasonProtocol
 	case errors.Is(err, websocket.ErrMessageTooBig):
 		return mesh.FrameTooLarge
+	}
+	switch websocket.CloseStatus(err) {
+	case -1, websocket.StatusNormalClosure, websocket.StatusGoingAway, websocket.StatusNoStatusRcvd:
+	default:
+		return reasonByPeer
 	}
 	for _, violation := range []string{
 		"unexpected rsv bits", "unmasked frame", "unknown opcode", "fragmented control frame", "invalid length", "negative payload length",
@@ -87,7 +93,7 @@ func reasonOfStream(err error) peertls.Reason {
 // codeOf returns the close code (RFC 6455, section 7.4) that a refusal is announced with.
 func codeOf(reason peertls.Reason) websocket.StatusCode {
 	switch reason {
-	case "":
+	case "", mesh.Duplicate:
 		return websocket.StatusNormalClosure
 	case mesh.FrameTooLarge:
 		return websocket.StatusMessageTooBig

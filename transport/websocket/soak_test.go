@@ -15,6 +15,7 @@ import (
 	coder "github.com/coder/websocket"
 
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/transport"
 	"github.com/converge-agents/converge/transport/transporttest"
 	"github.com/converge-agents/converge/transport/websocket"
 )
@@ -114,4 +115,18 @@ func (s *scene) handshake(ctx context.Context) error {
 		return nil
 	}
 	return websocket.ProveClient(ctx, i.ws, s.mallory, s.alice.ID(), s.addr())
+}
+
+// TestPeerThatPingsAndNeverReadsIsDisconnected: its pings are answered, until there is no room for an answer.
+func TestPeerThatPingsAndNeverReadsIsDisconnected(t *testing.T) {
+	s := newScene(t, websocket.Challenge, nil)
+	i := s.join(s.mallory)
+	s.until("mallory is connected", func() bool { return s.network.Connected(s.mallory.ID()) })
+	s.refuses("stalled", func() {
+		for s.network.Connected(s.mallory.ID()) {
+			s.listener.Send(t.Context(), transport.Route{To: s.mallory.ID()}, make([]byte, 64<<10))
+			i.write(wsFrame(fin|opPing, nil))
+			time.Sleep(time.Millisecond)
+		}
+	})
 }

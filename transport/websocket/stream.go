@@ -16,12 +16,14 @@ import (
 	"github.com/converge-agents/converge/internal/peertls"
 )
 
-// messageSize is how many bytes go into one WebSocket message at most. Where messages begin and end means
-// nothing: they carry one stream of bytes, which a proxy may cut otherwise.
-const messageSize = 64 << 10
-
-// messageLimit is how large a message may be that is read.
-const messageLimit = 4 * messageSize
+const (
+	// messageSize is how many bytes go into one WebSocket message at most. Where messages begin and end
+	// means nothing: they carry one stream of bytes, which a proxy may cut otherwise. Small ones let
+	// the answers to pings pass between them in time.
+	messageSize = 16 << 10
+	// messageLimit is how large a message may be that is read.
+	messageLimit = 256 << 10
+)
 
 var (
 	errText    = errors.New("text message where only binary ones are due")

@@ -38,6 +38,7 @@ func TestBytesOfAHostilePeer(t *testing.T) {
 			i.write(wsFrame(fin|opBinary, []byte{0}))
 		}},
 		{"close frame that is none", "protocol", coder.StatusProtocolError, func(i *intruder) { i.write(wsFrame(fin|0x8, []byte{1})) }},
+		{"close frame that refuses", "refused_by_peer", coder.StatusPolicyViolation, func(i *intruder) { i.write(wsFrame(fin|0x8, []byte{0x03, 0xf0})) }},
 		{"frame without a mask", "protocol", coder.StatusProtocolError, func(i *intruder) { i.write([]byte{fin | opBinary, 1, 0}) }},
 		{"frame of a negative length", "protocol", coder.StatusProtocolError, func(i *intruder) {
 			i.write(binary.BigEndian.AppendUint64([]byte{fin | opBinary, 0xff}, 1<<63))
