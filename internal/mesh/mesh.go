@@ -63,10 +63,10 @@ func New(c Config, k Kind) (*Network, error) {
 	}
 	for i, p := range c.Peers {
 		if _, twice := n.peers[p.ID]; twice {
-			return nil, fmt.Errorf("Peers[%d]: agent %s is there twice", i, p.ID)
+			return nil, peerFault(i, fmt.Errorf("agent %s is there twice", p.ID))
 		}
 		if err := n.AddPeer(p); err != nil {
-			return nil, fmt.Errorf("Peers[%d]: %w", i, err)
+			return nil, peerFault(i, err)
 		}
 	}
 	return n, nil
@@ -283,3 +283,6 @@ func (n *Network) Allowed(self, peer identity.ID) bool {
 	e := n.endpoint(self)
 	return e != nil && e.peer(peer) != nil
 }
+
+// peerFault names the entry at fault; who made the Config adds the struct's name.
+func peerFault(i int, err error) error { return fmt.Errorf("%s[%d]: %w", "Peers", i, err) }

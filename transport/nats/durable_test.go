@@ -15,7 +15,6 @@ import (
 	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/transport"
 	"github.com/converge-agents/converge/transport/nats"
-	"github.com/converge-agents/converge/transport/transporttest"
 )
 
 // kept is agents of one process in the durable mode. Those that are closed leave for good, as the suite
@@ -68,10 +67,6 @@ func durable(t *testing.T) nats.Config {
 		Server:  nats.Server{StoreDir: fastDir(t)},
 		Durable: nats.Durable{Enabled: true, MaxPending: 1000},
 	}
-}
-
-func TestConformanceDurable(t *testing.T) {
-	transporttest.Run(t, func(t *testing.T) transporttest.Fabric { return kept{newNetwork(t, durable(t))} })
 }
 
 func TestDurableServerSyncsEveryWrite(t *testing.T) {
@@ -174,7 +169,14 @@ func TestLostAcknowledgementIsMadeUpFor(t *testing.T) {
 	}
 	slow.Done()
 	slow.Done() // twice is fine
-	bob.expectNothingBut(alice)
+	alice.send(bob.route(), "marker")
+	again := 0
+	for frame := bob.nextFrame(); string(frame.Data) != "marker"; frame = bob.nextFrame() {
+		if again++; string(frame.Data) != "slowly" || again > 1 { // once it may have been on its way
+			t.Errorf("%q came a second time", frame.Data)
+		}
+		frame.Done()
+	}
 }
 
 // TestFrameThatIsNeverDealtWithComesAgain: one that the agent has lost does not occupy a place for ever.

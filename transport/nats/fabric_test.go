@@ -141,7 +141,7 @@ func (f *apart) Heal(a, b identity.ID) {
 
 // brisk is for tests that break things.
 func brisk(c nats.Config) nats.Config {
-	c.IdleTimeout = 900 * time.Millisecond
+	c.IdleTimeout = 3 * time.Second // a busy machine must not take the living for dead
 	c.ConnectTimeout = 3 * time.Second
 	c.Grace = 300 * time.Millisecond
 	c.BackoffMin = 20 * time.Millisecond

@@ -53,13 +53,13 @@ type lane struct {
 
 	mu      sync.Mutex
 	fresh   time.Time // until then nobody asks
-	absent  uint64    // how often the broker has said that nobody listens
-	alive   uint64    // how often the recipient has answered
-	asked   time.Time // since when it owes an answer; zero if it does not
 	onWay   load      // since the last mark that was answered
 	since   load      // since the last mark
 	marks   []mark    // that were not answered, oldest first
 	last    uint64    // number of the last mark
+	lives   uint64    // number of the last bare mark to which there was a sign of life
+	absent  uint64    // number of the last bare mark for which nobody listened
+	asked   time.Time // since when the recipient owes an answer; zero if it does not
 	changed chan struct{}
 }
 
@@ -266,25 +266,31 @@ func (ls *lanes) seen(id identity.ID) {
 	l.fresh = time.Now().Add(laneFresh)
 }
 
-// ask sends a mark without a frame, so that the broker says if nobody listens, and the recipient where it is.
-func (l *lane) ask() error {
+// ask sends a bare mark, so that the broker says if nobody listens, and the recipient that it is there. It
+// returns the mark's number.
+func (l *lane) ask() (uint64, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	number := l.last
-	isNew := number == 0 || l.since.frames > 0
-	if isNew {
-		number++
+	if err := l.publishMark(l.last + 1); err != nil {
+		return 0, err
 	}
-	if err := l.publishMark(number); err != nil {
-		return err
-	}
-	if isNew {
-		l.marked()
-	}
+	l.marked()
 	if l.asked.IsZero() {
 		l.asked = time.Now()
 	}
-	return nil
+	return l.last, nil
+}
+
+// askAgain is ask by the mark that is on its way, if there is one and no frame came after it.
+func (l *lane) askAgain() error {
+	l.mu.Lock()
+	if len(l.marks) > 0 && l.since.frames == 0 {
+		defer l.mu.Unlock()
+		return l.publishMark(l.last)
+	}
+	l.mu.Unlock()
+	_, err := l.ask()
+	return err
 }
 
 // probe asks whether the recipient is there. That costs a round trip.
@@ -312,30 +318,36 @@ var errAbsent = errors.New("nobody listens")
 
 // question asks whether the recipient is there, and waits for the answer.
 func (l *lane) question(ctx context.Context) error {
-	l.mu.Lock()
-	absent, alive := l.absent, l.alive
-	l.mu.Unlock()
-	if err := l.ask(); err != nil {
+	number, err := l.ask()
+	if err != nil {
 		return err
 	}
 	life := time.NewTimer(l.lanes.life)
 	defer life.Stop()
 	for {
-		l.mu.Lock()
-		changed, gone, lives := l.changed, l.absent != absent, l.alive != alive
-		if lives && !gone {
-			l.fresh = time.Now().Add(laneFresh)
-		}
-		l.mu.Unlock()
-		switch {
-		case gone:
-			return errAbsent
-		case lives:
-			return nil
+		changed, answer := l.answer(number)
+		if answer != errStale {
+			return answer
 		}
 		if err := l.waitFor(ctx, changed, life.C); err != nil {
 			return err
 		}
+	}
+}
+
+// answer returns what was answered to a bare mark: nil, errAbsent, or errStale if nothing was; then the
+// channel is closed when it is worth another look.
+func (l *lane) answer(number uint64) (changed <-chan struct{}, answer error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.absent >= number:
+		return nil, errAbsent
+	case l.lives >= number:
+		l.fresh = time.Now().Add(laneFresh)
+		return nil, nil
+	default:
+		return l.changed, errStale
 	}
 }
 
@@ -380,7 +392,7 @@ func (l *lane) wait(ctx context.Context, changed <-chan struct{}) error {
 	case <-again.C:
 	}
 	l.doubt()
-	if err := l.ask(); err != nil && err != errBroken {
+	if err := l.askAgain(); err != nil && err != errBroken {
 		return err
 	}
 	return nil
@@ -428,7 +440,9 @@ func (l *lane) missed(n notice) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.absent++
+	if n.bare && n.mark <= l.last {
+		l.absent = max(l.absent, n.mark)
+	}
 	l.clear()
 }
 
@@ -436,8 +450,13 @@ func (l *lane) missed(n notice) {
 func (l *lane) answered(n notice) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.alive++
+	if n.mark > l.last {
+		return // a stranger's making
+	}
 	l.asked = time.Time{}
+	if n.bare {
+		l.lives = max(l.lives, n.mark)
+	}
 	for !n.alive && len(l.marks) > 0 && l.marks[0].number <= n.mark {
 		l.onWay = l.onWay.minus(l.marks[0].load)
 		l.marks = l.marks[1:]

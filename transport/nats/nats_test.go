@@ -11,10 +11,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func TestConformance(t *testing.T) {
-	transporttest.Run(t, func(t *testing.T) transporttest.Fabric { return inside{newNetwork(t, nats.Config{})} })
-}
-
+// TestConformanceOverTCP puts faults between clients and server.
 func TestConformanceOverTCP(t *testing.T) {
 	transporttest.Run(t, func(t *testing.T) transporttest.Fabric {
 		return newApart(t, brisk(nats.Config{}), brisk(nats.Config{}))

@@ -147,3 +147,12 @@ func (f *tapped) Replay(_, to identity.ID) {
 func TestConformanceOnATappedBroker(t *testing.T) {
 	transporttest.Run(t, func(t *testing.T) transporttest.Fabric { return newTapped(t) })
 }
+
+// TestConformance is TestConformanceOverTCP within one process.
+func TestConformance(t *testing.T) {
+	transporttest.Run(t, func(t *testing.T) transporttest.Fabric { return inside{newNetwork(t, nats.Config{})} })
+}
+
+func TestConformanceDurable(t *testing.T) {
+	transporttest.Run(t, func(t *testing.T) transporttest.Fabric { return kept{newNetwork(t, durable(t))} })
+}

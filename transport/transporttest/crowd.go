@@ -8,9 +8,6 @@ import (
 	"github.com/converge-agents/converge/transport"
 )
 
-// crowdSize is how many peers one agent has to serve.
-const crowdSize = 1000
-
 // testThousandPeers has one agent answer a thousand, and speak to all of them.
 func testThousandPeers(t *testing.T, c *cast) {
 	hub, others := c.crowd(crowdSize)

@@ -31,7 +31,7 @@ func (c Config) peer(p Peer) (mesh.Peer, error) {
 	}
 	u, err := c.parseURL(p.Address)
 	if err != nil {
-		return mesh.Peer{}, fmt.Errorf("Address: %w", err)
+		return mesh.Peer{}, fault("Address: %w", err)
 	}
 	if p.Proof == Challenge || u.Scheme == "ws" {
 		u.Fragment = byChallenge

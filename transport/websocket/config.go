@@ -187,7 +187,7 @@ func checkProof(p Proof) error {
 
 func (c Config) checkPath() error {
 	if !strings.HasPrefix(c.Path, "/") || path.Clean(c.Path) != c.Path || strings.ContainsAny(c.Path, "{}?#% ") {
-		return fmt.Errorf("Path: %.100q is not a plain absolute path, such as %q", c.Path, DefaultPath)
+		return fault("Path: %.100q is not a plain absolute path, such as %q", c.Path, DefaultPath)
 	}
 	return nil
 }
@@ -198,7 +198,7 @@ func (c Config) checkListen() error {
 		return nil
 	}
 	if err != nil || !isLoopback(host) {
-		return fmt.Errorf("Listen: plain HTTP on %q would be open to the network: listen on a loopback address behind a proxy, or set InsecurePlaintext", c.Listen)
+		return fault("Listen: plain HTTP on %q would be open to the network: listen on a loopback address behind a proxy, or set InsecurePlaintext", c.Listen)
 	}
 	return nil
 }
@@ -206,7 +206,7 @@ func (c Config) checkListen() error {
 func (c Config) checkHosts() error {
 	for i, host := range c.Hosts {
 		if host == "" || len(host) > maxHost || strings.ContainsAny(host, "/@?#") {
-			return fmt.Errorf("Hosts[%d]: %.100q is not of the form host or host:port", i, host)
+			return fault("Hosts[%d]: %.100q is not of the form host or host:port", i, host)
 		}
 	}
 	return nil
@@ -229,3 +229,6 @@ func isLoopback(host string) bool {
 	addr, err := netip.ParseAddr(host)
 	return err == nil && addr.Unmap().IsLoopback()
 }
+
+// fault is an error that begins with the name of a field, to which a caller adds the name of the struct.
+func fault(format string, args ...any) error { return fmt.Errorf(format, args...) }

@@ -158,12 +158,6 @@ func TestConformanceWithCertificates(t *testing.T) {
 	})
 }
 
-func TestConformanceWithChallenges(t *testing.T) {
-	transporttest.Run(t, func(t *testing.T) transporttest.Fabric {
-		return newFabric(t, websocket.Config{}, "ws", websocket.Challenge)
-	})
-}
-
 func TestConformanceBehindAReverseProxy(t *testing.T) {
 	ca := newAuthority(t)
 	transporttest.Run(t, func(t *testing.T) transporttest.Fabric {

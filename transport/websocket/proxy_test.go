@@ -49,6 +49,7 @@ func newMounted(t *testing.T, change func(*websocket.Config)) *mounted {
 	mux := http.NewServeMux()
 	mux.Handle("/agents", m.network.Handler())
 	m.address = m.ca.serve(t, mux)
+	t.Cleanup(func() { m.network.Close() }) // before the server, which waits for its requests
 	return m
 }
 

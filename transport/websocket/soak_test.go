@@ -130,3 +130,10 @@ func TestPeerThatPingsAndNeverReadsIsDisconnected(t *testing.T) {
 		}
 	})
 }
+
+// TestConformanceWithChallenges is TestConformanceBehindAReverseProxy without the proxy.
+func TestConformanceWithChallenges(t *testing.T) {
+	transporttest.Run(t, func(t *testing.T) transporttest.Fabric {
+		return newFabric(t, websocket.Config{}, "ws", websocket.Challenge)
+	})
+}
