@@ -153,7 +153,6 @@ type client struct {
 	profile task.Profile
 	stop    func()   // switches the agent's machine off
 	inbox   sync.Map // what came besides answers, by ID
-	lost    atomic.Int64
 }
 
 // client brings an agent onto the network that has capabilities.
