@@ -39,10 +39,11 @@ import (
 //   - TLS that ends where the server does not expect it: if the server sees the client's TLS itself, it
 //     says so by its binding, and a connection with another binding at its other end is refused by both.
 //
-// What it cannot give: a proxy that ends TLS and is meant to sees all bytes after the proofs, and may
-// drop, delay, repeat or insert some. The frames it inserts are worth nothing, since each message is
-// signed and has a place in a replay window; but it can break the connection, fill a rate limit of the
-// connection, subscribe to topics in the client's name, and read what is not sealed.
+// What it cannot give: a proxy that ends TLS, because it is meant to or since somebody has given it a
+// certificate for the host, and passes the proofs on, sees all bytes after them, and may drop, delay, repeat
+// or insert some. The messages that it inserts are worth nothing, since each is signed and has a place in a
+// replay window; but it can break the connection, use up the connection's rate, subscribe to topics in the
+// client's name, and read what is not sealed. The proofs themselves are of no use elsewhere.
 const (
 	challengeVersion = 1
 	nonceSize        = 32

@@ -121,7 +121,6 @@ func (v *visit) prove(ws *websocket.Conn, w *wire) (s mesh.Stream, err error) {
 		s.Peer, s.Key, err = peertls.ID(*v.tls)
 		return s, err
 	}
-	defer context.AfterFunc(v.network.closing, func() { w.Close() })()
 	client, err := v.challenge(ws)
 	s.Peer, s.Key = client.id, client.key
 	return s, err

@@ -86,14 +86,12 @@ type arrivals struct {
 	network *Network
 	tls     *tls.Config // nil for plain HTTP
 	ready   chan net.Conn
-	closed  context.Context
-	close   context.CancelFunc
+	closed  chan struct{}
 	running sync.WaitGroup
 }
 
 func (k kind) arrivals(l net.Listener, n *mesh.Network) *arrivals {
-	a := &arrivals{Listener: l, network: k.Network, ready: make(chan net.Conn)}
-	a.closed, a.close = context.WithCancel(context.Background())
+	a := &arrivals{Listener: l, network: k.Network, ready: make(chan net.Conn), closed: make(chan struct{})}
 	if k.config.Proof == Certificate {
 		a.tls = peertls.Server{Credential: n.Credential, Allowed: n.Allowed, Protocol: protocol, Now: n.Now}.Config()
 	}
@@ -102,7 +100,7 @@ func (k kind) arrivals(l net.Listener, n *mesh.Network) *arrivals {
 }
 
 func (a *arrivals) run() {
-	defer a.close()
+	defer close(a.closed)
 	for {
 		raw, err := a.Listener.Accept()
 		if err != nil {
@@ -126,7 +124,7 @@ func (a *arrivals) greet(raw net.Conn) {
 	}
 	select {
 	case a.ready <- at:
-	case <-a.closed.Done():
+	case <-a.closed:
 		at.Close()
 	}
 }
@@ -136,7 +134,7 @@ func (a *arrivals) Accept() (net.Conn, error) {
 	select {
 	case conn := <-a.ready:
 		return conn, nil
-	case <-a.closed.Done():
+	case <-a.closed:
 		return nil, net.ErrClosed
 	}
 }

@@ -36,8 +36,8 @@ var (
 type stream struct {
 	ws      *websocket.Conn
 	wire    *wire
-	remote  net.Addr                       // of the client, which the wire's is not behind a proxy
-	network *Network                       // that refuses what violates RFC 6455
+	remote  net.Addr // of the client, which the wire's is not behind a proxy
+	network *Network
 	reader  io.Reader                      // the rest of the current message
 	reason  atomic.Pointer[peertls.Reason] // why it is closed; nil for no particular one
 	once    sync.Once
@@ -171,7 +171,7 @@ func (s *stream) code() websocket.StatusCode {
 	if reason := s.reason.Load(); reason != nil {
 		return codeOf(*reason)
 	}
-	if s.network.closing.Err() != nil {
+	if s.network.isClosing() {
 		return websocket.StatusGoingAway
 	}
 	return websocket.StatusNormalClosure

@@ -17,7 +17,6 @@ package websocket
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"log/slog"
 	"net"
@@ -41,9 +40,8 @@ type Network struct {
 	config Config
 	mesh   *mesh.Network
 
-	closing context.Context // done when Close begins
-	close   context.CancelFunc
-	mu      sync.Mutex     // guards running.Add against running.Wait
+	mu      sync.Mutex // guards closing, and running.Add against running.Wait
+	closing bool
 	running sync.WaitGroup // requests
 	leaving sync.WaitGroup // streams that are being closed
 }
@@ -69,7 +67,6 @@ func New(c Config) (*Network, error) {
 	if n.mesh, err = mesh.New(m, kind{n}); err != nil {
 		return nil, fmt.Errorf("websocket.Config.%w", err)
 	}
-	n.closing, n.close = context.WithCancel(context.Background())
 	n.warn()
 	return n, nil
 }
@@ -113,7 +110,7 @@ func (n *Network) Handler() http.Handler { return door{network: n, proof: Challe
 // requests to the Handler included. Closing twice is fine.
 func (n *Network) Close() error {
 	n.mu.Lock()
-	n.close()
+	n.closing = true
 	n.mu.Unlock()
 	err := n.mesh.Close()
 	n.running.Wait()
@@ -125,11 +122,17 @@ func (n *Network) Close() error {
 func (n *Network) begin() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.closing.Err() != nil {
+	if n.closing {
 		return false
 	}
 	n.running.Add(1)
 	return true
+}
+
+func (n *Network) isClosing() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.closing
 }
 
 func (n *Network) warn() {
