@@ -273,10 +273,10 @@ func letsNobodyBack(e *labTransport) {
 	}
 }
 
-func serves500(e *labTransport) {
+func servesHalf(e *labTransport) {
 	e.lab.mu.Lock()
 	defer e.lab.mu.Unlock()
-	if len(e.lab.members) > 500 {
+	if len(e.lab.members) > crowdSize/2 {
 		e.send = func(_ context.Context, to transport.Route, _ []byte) error {
 			return &transport.SendError{Route: to, Missed: 1, Err: transport.ErrUnreachable}
 		}
