@@ -19,6 +19,9 @@ var floors = map[string]int{
 
 	"identity":        1,
 	"store/memory":    1,
+	"store/natskv":    1,
+	"store/postgres":  1,
+	"store/sqlite":    1,
 	"store/storetest": 1,
 	"tool":            1,
 
@@ -28,6 +31,7 @@ var floors = map[string]int{
 	"internal/peertls": 2,
 
 	"discovery":       3,
+	"pool":            3,
 	"ratelimit":       3,
 	"internal/topics": 3,
 	"task":            3,

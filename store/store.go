@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"time"
 )
 
 // MaxValue is the largest value in bytes.
@@ -106,6 +107,14 @@ type Store interface {
 	// Close ends every call and sequence that is under way and releases what the store holds. Closing
 	// twice is fine.
 	Close() error
+}
+
+// Clock is a [Store] with a time of its own, on which all who share it can agree however their own clocks
+// are set: a database server's, say. What has to expire at the same moment for all of them is compared
+// with it. A store without it is used by one process, whose clock will do.
+type Clock interface {
+	// Now returns the store's time, to about a millisecond and the time of the call.
+	Now(ctx context.Context) (time.Time, error)
 }
 
 // CheckValue reports whether a value can be stored; its error wraps [ErrTooLarge].
