@@ -67,6 +67,7 @@ type ownTask struct {
 	submitted bool // it has been submitted, or that is under way
 	confirmed bool // the host has confirmed that
 	held      bool
+	epoch     uint64 // of the claim by which it is held
 }
 
 // New checks the configuration and returns a client. It starts nothing.

@@ -227,7 +227,7 @@ func (c *Client) show(pending []task.Task, known map[string]task.Task) (fresh []
 		if t.Status == 0 {
 			full = known[t.ID]
 		}
-		if o := c.own[t.ID]; full.Status != task.Pending || c.taken[t.ID] > 0 || o != nil && o.held {
+		if full.Status != task.Pending || !c.mayClaim(&full) {
 			continue
 		}
 		c.pending = append(c.pending, full)

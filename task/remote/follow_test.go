@@ -213,6 +213,30 @@ func TestClaimsOfADeadWorkerRunOutAndAnotherEndsThem(t *testing.T) {
 }
 
 // TestRestartOfTheHostLosesNothing switches Hanna's machine off and on, with her store, while tasks end.
+// TestOwnClaimThatRanOutIsShownAgain has a worker that is alone lose a claim without hearing of it: it has to
+// see the task again, since nobody else would do it.
+func TestOwnClaimThatRanOutIsShownAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newSite(t)
+		boss, worker := s.client(alice), s.client(bob)
+		var work recorder
+		defer worker.Attach(work.listen)()
+		boss.mustSubmit(t, task.Spec{ID: "a", ClaimTTL: time.Second})
+		lost := worker.mustClaim(t, "a")
+		work.tell()
+		if got := worker.Visible(worker.profile, 1); len(got) != 0 {
+			t.Errorf("the worker is shown what it holds: %+v", got)
+		}
+		time.Sleep(2 * time.Second)
+		if told := work.tell(); len(told) != 1 || told[0].Status != task.Pending || told[0].Epoch != lost.Epoch {
+			t.Errorf("the worker was told %+v", told)
+		}
+		if again := worker.mustClaim(t, "a"); again.Epoch <= lost.Epoch {
+			t.Errorf("claimed again with epoch %d after %d", again.Epoch, lost.Epoch)
+		}
+	})
+}
+
 func TestRestartOfTheHostLosesNothing(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		s := newSite(t)

@@ -48,8 +48,8 @@ func (c *Client) settle(op *Op, t *task.Task, err error) {
 		if c.taken[id]--; c.taken[id] <= 0 {
 			delete(c.taken, id)
 		}
-		if err == nil {
-			c.hold(id, o)
+		if err == nil && t != nil { // a host that sends none is refused
+			c.hold(id, o, t.Epoch)
 		}
 	case OpHeartbeat, OpReport, OpFail, OpRelease:
 		over := err == nil && op.Kind != OpHeartbeat || task.IsLost(err)
@@ -62,7 +62,7 @@ func (c *Client) settle(op *Op, t *task.Task, err error) {
 
 // hold notes that the agent holds a task. Beyond the bound it learns of the task's end from its next
 // heartbeat only. It wants mu held.
-func (c *Client) hold(id string, o *ownTask) {
+func (c *Client) hold(id string, o *ownTask, epoch uint64) {
 	if o == nil && len(c.own) >= MaxWatched {
 		return
 	}
@@ -70,7 +70,19 @@ func (c *Client) hold(id string, o *ownTask) {
 		o = &ownTask{}
 		c.own[id] = o
 	}
-	o.held = true
+	o.held, o.epoch = true, epoch
+}
+
+// mayClaim reports whether a task that the host calls pending is to be shown to the agent: no claim of its own is
+// under way, and none of those that it has won is later than what the host saw. Its last claim may be over
+// without its knowing, if it could not be renewed. It wants mu held.
+func (c *Client) mayClaim(t *task.Task) bool {
+	o := c.own[t.ID]
+	if o != nil && o.held && t.Epoch >= o.epoch {
+		o.held = false
+		c.drop(t.ID, o)
+	}
+	return c.taken[t.ID] == 0 && (o == nil || !o.held)
 }
 
 // settleSubmit notes how a submission has ended. The end of a task that has ended already is told by the
