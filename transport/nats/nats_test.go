@@ -3,13 +3,11 @@ package nats_test
 import (
 	"testing"
 
-	"go.uber.org/goleak"
-
 	"github.com/converge-agents/converge/transport/nats"
 	"github.com/converge-agents/converge/transport/transporttest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { transporttest.Main(m) }
 
 // TestConformanceOverTCP puts faults between clients and server.
 func TestConformanceOverTCP(t *testing.T) {

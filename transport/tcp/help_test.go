@@ -14,16 +14,15 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/internal/mesh"
 	"github.com/converge-agents/converge/internal/peertls"
 	"github.com/converge-agents/converge/transport"
 	"github.com/converge-agents/converge/transport/tcp"
+	"github.com/converge-agents/converge/transport/transporttest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { transporttest.Main(m) }
 
 // patience bounds what should happen at once; only a failing test ever waits that long.
 const patience = 20 * time.Second

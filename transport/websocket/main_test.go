@@ -3,7 +3,7 @@ package websocket_test
 import (
 	"testing"
 
-	"go.uber.org/goleak"
+	"github.com/converge-agents/converge/transport/transporttest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { transporttest.Main(m) }
