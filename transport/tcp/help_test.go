@@ -137,7 +137,9 @@ func (n *node) refused(reason peertls.Reason, times uint64) {
 // logged checks that the log has one line for the reason.
 func (n *node) logged(reason peertls.Reason) {
 	n.t.Helper()
-	if lines := strings.Count(n.log.String(), "reason="+string(reason)); lines != 1 {
+	lines := func() int { return strings.Count(n.log.String(), "reason="+string(reason)) }
+	until(n.t, func() bool { return lines() > 0 }, n.log.String) // what is counted is logged after that
+	if lines := lines(); lines != 1 {
 		n.t.Errorf("%d lines in the log:\n%s", lines, n.log)
 	}
 }
