@@ -78,6 +78,9 @@ type Config struct {
 	// nothing twice, and yet takes what was sent while it was away. Without it, a restarted agent refuses
 	// what was sent before it started.
 	Marks store.Store
+	// Checkpoints, if set, keeps the state of an agent that is a Checkpointer. Two processes must not run
+	// one agent on one store: the first to find out ends with ErrSuperseded.
+	Checkpoints store.Store
 
 	Logger *slog.Logger // nil means slog.Default
 
@@ -129,6 +132,7 @@ type Runtime struct {
 	signer   *message.Signer
 	verifier *message.Verifier
 	marks    *message.Marks // nil without Config.Marks
+	states   *checkpoints   // nil without Config.Checkpoints
 	hooked   *transport.Hooked
 	executor executor
 	inbox    *Inbox
@@ -138,8 +142,9 @@ type Runtime struct {
 
 	turnStarted atomic.Int64 // when the current turn began, in nanoseconds since 1970; 0 between turns
 
-	failures []Failure       // of the last turn; Run's goroutine only
-	drafts   []message.Draft // memory of executeAll; empty between turns
+	giveUp   context.CancelCauseFunc // ends Run; Run's goroutine only
+	failures []Failure               // of the last turn; Run's goroutine only
+	drafts   []message.Draft         // memory of executeAll; empty between turns
 	backoff  time.Duration
 
 	turns     stat.Counter
@@ -193,6 +198,7 @@ func New(c Config) (*Runtime, error) {
 	if err := r.bindTasks(); err != nil {
 		return nil, err
 	}
+	r.states = newCheckpoints(&c, r.log)
 	r.handOutWake()
 	return r, nil
 }
@@ -258,7 +264,7 @@ func (r *Runtime) ID() identity.ID { return r.config.Identity.ID() }
 
 // Run runs the agent until ctx ends. Then it stops receiving, gives the agent what has already come and
 // waits for its tools, for up to Config.DrainTimeout, withdraws from discovery, and returns nil. It
-// returns an error if it cannot start or if the transport fails. It can be called once.
+// returns an error if it cannot start, if the transport fails, or if its checkpoint is another's. It can be called once.
 func (r *Runtime) Run(ctx context.Context) error {
 	if !r.state.CompareAndSwap(int32(StateNew), int32(StateStarting)) {
 		return errors.New("run agent: Run was called before")
@@ -284,6 +290,7 @@ func (r *Runtime) runStarted(ctx context.Context) error {
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
+	r.giveUp = cancel
 	var receiving sync.WaitGroup
 	receiving.Go(func() { r.receive(ctx, cancel) })
 	stopReceiving := func() { cancel(nil); receiving.Wait() }
@@ -322,6 +329,9 @@ func (r *Runtime) prepare(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := r.states.restore(ctx); err != nil {
+		return err
+	}
 	if starter, ok := r.config.Agent.(Starter); ok {
 		return r.call(ctx, "OnStart", starter.OnStart)
 	}
@@ -353,7 +363,7 @@ func (r *Runtime) finish(ctx context.Context, cause error, leave membership, sto
 	leave.network()
 	leave.tasks()
 	err := r.close(ctx)
-	if errors.Is(cause, errTransport) {
+	if errors.Is(cause, errTransport) || errors.Is(cause, ErrSuperseded) {
 		return errors.Join(cause, err)
 	}
 	return err

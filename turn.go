@@ -2,6 +2,7 @@ package converge
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/converge-agents/converge/internal/panics"
@@ -36,6 +37,12 @@ func (r *Runtime) turn(ctx context.Context, t Turn) {
 	defer r.turnStarted.Store(0)
 	decisions, err := r.decide(ctx, t)
 	r.turnTimes.Observe(time.Since(start))
+	if err == nil {
+		err = r.states.save(ctx)
+	}
+	if errors.Is(err, ErrSuperseded) {
+		r.giveUp(err)
+	}
 	if err != nil {
 		r.errored.Inc()
 		r.log.Error("turn failed; its decisions are not carried out", "error", err)

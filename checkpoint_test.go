@@ -1,0 +1,186 @@
+package converge_test
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/converge-agents/converge"
+	"github.com/converge-agents/converge/store"
+	"github.com/converge-agents/converge/store/memory"
+)
+
+// tallying is an agent whose state is how many turns it has had, over all runs.
+type tallying struct {
+	turns, restored uint64
+	refuse          error
+	act             func() []converge.Decision
+}
+
+func (c *tallying) Decide(context.Context, converge.Turn) ([]converge.Decision, error) {
+	c.turns++
+	if c.act != nil {
+		return c.act(), nil
+	}
+	return nil, nil
+}
+
+func (c *tallying) Checkpoint() ([]byte, error) { return binary.BigEndian.AppendUint64(nil, c.turns), nil }
+
+func (c *tallying) Restore(state []byte) error {
+	if c.refuse != nil {
+		return c.refuse
+	}
+	c.turns = binary.BigEndian.Uint64(state)
+	c.restored = c.turns
+	return nil
+}
+
+// unsteady is a store that refuses writes for as long as it is told to.
+type unsteady struct {
+	store.Store
+	failing atomic.Bool
+	lost    atomic.Bool // writes are made and then said to have failed
+}
+
+var errDisk = errors.New("the disk is on fire")
+
+func (u *unsteady) Put(ctx context.Context, key string, value []byte, rev store.Revision) (store.Revision, error) {
+	if u.failing.Load() {
+		return 0, errDisk
+	}
+	rev, err := u.Store.Put(ctx, key, value, rev)
+	if u.lost.Swap(false) {
+		return 0, errDisk
+	}
+	return rev, err
+}
+
+func newUnsteady(t *testing.T) *unsteady {
+	s := must(memory.New(memory.Config{}))
+	t.Cleanup(func() { s.Close() })
+	return &unsteady{Store: s}
+}
+
+func TestAgentGoesOnWhereItWas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, kept := newWorld(t), newUnsteady(t)
+		first := &tallying{}
+		c := w.config(first)
+		c.Checkpoints, c.TickEvery = kept, time.Second
+		a := w.run(c)
+		time.Sleep(3*time.Second + time.Millisecond)
+		if err := a.end(); err != nil || first.restored != 0 {
+			t.Fatalf("the first run ended with %v, restored from %d", err, first.restored)
+		}
+		second := &tallying{}
+		c.Agent, c.Transport = second, w.network.Endpoint(c.Identity.ID())
+		w.run(c)
+		synctest.Wait()
+		if second.restored != first.turns || second.turns != first.turns+1 {
+			t.Errorf("the second run began with %d after %d and is at %d", second.restored, first.turns, second.turns)
+		}
+	})
+}
+
+// TestDecisionsWaitForTheCheckpoint has a store fail for a minute: nothing is done until the state that it
+// rests on is written, and then it is done once.
+func TestDecisionsWaitForTheCheckpoint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, kept := newWorld(t), newUnsteady(t)
+		var done atomic.Int32
+		c := w.config(&tallying{act: func() []converge.Decision { return []converge.Decision{custom{"act"}} }})
+		c.Checkpoints = kept
+		c.Executor = &converge.ExecutorConfig{Handlers: map[string]converge.Handler{
+			custom{}.Kind(): func(context.Context, converge.Decision) error { done.Add(1); return nil },
+		}}
+		kept.failing.Store(true)
+		w.run(c)
+		time.Sleep(time.Minute)
+		if n := done.Load(); n != 0 {
+			t.Errorf("acted %d times without checkpoint", n)
+		}
+		kept.failing.Store(false)
+		kept.lost.Store(true) // an attempt that comes through, and is said not to have
+		time.Sleep(time.Minute)
+		if n := done.Load(); n != 1 {
+			t.Errorf("acted %d times", n)
+		}
+	})
+}
+
+func TestSecondProcessOfAnAgentEndsTheFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, kept := newWorld(t), newUnsteady(t)
+		c := w.config(&tallying{})
+		c.Checkpoints, c.TickEvery = kept, time.Second
+		first := w.run(c)
+		synctest.Wait()
+		other := newWorld(t) // another machine
+		c.Agent, c.Transport = &tallying{}, other.network.Endpoint(c.Identity.ID())
+		second := other.run(c)
+		time.Sleep(5 * time.Second)
+		if err := <-first.err; !errors.Is(err, converge.ErrSuperseded) {
+			t.Errorf("the first ended with %v", err)
+		}
+		if err := second.end(); err != nil {
+			t.Errorf("the second ended with %v", err)
+		}
+	})
+}
+
+func TestCheckpointsThatCannotBeReadKeepTheAgentFromStarting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, kept := newWorld(t), newUnsteady(t)
+		c := w.config(&tallying{})
+		c.Checkpoints = kept
+		settle(w.run(c))
+		key, good := onlyEntry(t, kept)
+		foreign := w.config(&tallying{})
+		foreign.Checkpoints = newUnsteady(t)
+		settle(w.run(foreign))
+		_, others := onlyEntry(t, foreign.Checkpoints)
+		newer := append([]byte{good.Value[0], 2}, good.Value[2:]...)
+		for name, record := range map[string][]byte{
+			"empty": {}, "truncated": good.Value[:len(good.Value)-1], "trailing": append(good.Value[:len(good.Value):len(good.Value)], 0),
+			"newer": newer, "another agent's": others.Value, "garbage": []byte("garbage"),
+		} {
+			c.Checkpoints = newUnsteady(t)
+			must(c.Checkpoints.Put(t.Context(), key, record, 0))
+			c.Agent, c.Transport = &tallying{}, w.network.Endpoint(c.Identity.ID())
+			if err := settle(w.run(c)); !errors.Is(err, converge.ErrCheckpoint) {
+				t.Errorf("%s: the run ended with %v", name, err)
+			}
+		}
+		c.Checkpoints, c.Agent, c.Transport = kept, &tallying{refuse: errDisk}, w.network.Endpoint(c.Identity.ID())
+		if err := settle(w.run(c)); !errors.Is(err, errDisk) {
+			t.Errorf("an agent that refuses its state: %v", err)
+		}
+	})
+}
+
+// settle stops an agent that has had its first turn.
+func settle(a *agent) error {
+	synctest.Wait()
+	return a.end()
+}
+
+func onlyEntry(t *testing.T, s store.Store) (key string, e store.Entry) {
+	t.Helper()
+	n := 0
+	for entry, err := range s.List(t.Context(), "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		key, e = entry.Key, entry
+		n++
+	}
+	if n != 1 {
+		t.Fatalf("%d entries", n)
+	}
+	return key, e
+}
