@@ -39,14 +39,7 @@ func (c *Config) clientOptions(l *link) (client.Options, error) {
 		return o, nil
 	}
 	o.CustomDialer = l
-	var err error
-	if o.Servers, err = serverURLs(c.URL); err != nil {
-		return o, err
-	}
-	if err := c.secure(&o); err != nil {
-		return o, err
-	}
-	return o, c.login(&o)
+	return o, c.reach(&o)
 }
 
 // backoff returns the pause before the servers are tried again.
