@@ -17,39 +17,6 @@ import (
 	"github.com/converge-agents/converge/transport/nats"
 )
 
-// kept is agents of one process in the durable mode. Those that are closed leave for good, as the suite
-// wants it.
-type kept struct{ network *nats.Network }
-
-func (f kept) Transport(_ *testing.T, id *identity.Identity) transport.Transport {
-	return leaver{f.network.Endpoint(id)}
-}
-
-// Crowd is a thousand agents. The stream looks through all consumers at each acknowledgement, and the race
-// detector makes minutes of that: under it they meet in the core mode.
-func (f kept) Crowd(t *testing.T, hub *identity.Identity, others []*identity.Identity) (transport.Transport, []transport.Transport) {
-	n := f.network
-	if raceDetector {
-		n = newNetwork(t, nats.Config{})
-	}
-	var rest []transport.Transport
-	for _, id := range others {
-		rest = append(rest, n.Endpoint(id))
-	}
-	return n.Endpoint(hub), rest
-}
-
-func (f kept) MaxFrame() int { return nats.DefaultMaxFrame }
-
-type leaver struct{ *nats.Endpoint }
-
-func (l leaver) Close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	l.Forget(ctx) // it fails on those that were not started or are closed
-	return l.Endpoint.Close()
-}
-
 // fastDir returns a directory in memory, where there is one: syncing is slow, and nothing in these tests
 // depends on a disk.
 func fastDir(t *testing.T) string {

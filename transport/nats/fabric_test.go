@@ -30,15 +30,6 @@ func newNetwork(t *testing.T, c nats.Config) *nats.Network {
 	return n
 }
 
-// inside is agents of one process, without a socket.
-type inside struct{ network *nats.Network }
-
-func (f inside) Transport(_ *testing.T, id *identity.Identity) transport.Transport {
-	return f.network.Endpoint(id)
-}
-
-func (f inside) MaxFrame() int { return nats.DefaultMaxFrame }
-
 // apart is agents that have a network and a path to the broker each. A path is broken at the agent of the
 // two that came later.
 type apart struct {

@@ -1,4 +1,4 @@
-//go:build race
+//go:build soak && race
 
 package nats_test
 
