@@ -25,6 +25,7 @@ const (
 func (c *Config) Validate() error {
 	k := checker{c, &problems{file: c.origin.file}}
 	k.network()
+	k.state()
 	k.transport()
 	k.limits()
 	for _, name := range slices.Sorted(maps.Keys(c.Tools)) {
@@ -84,7 +85,6 @@ func (k checker) network() {
 			k.bad(child("vars", name), "use lower-case letters, digits and '_', a letter first", "not a variable's name")
 		}
 	}
-	k.oneOf("store", k.Store, "memory")
 	k.oneOf("log.level", k.Log.Level, "debug", "info", "warn", "error")
 	k.oneOf("log.format", k.Log.Format, "text", "json")
 	if l := k.Metrics.Listen; l != "" && !isHostPort(l) {
@@ -247,7 +247,7 @@ func (k checker) agent(key string, a Agent) {
 		k.notFor("a coordinator", key, "capabilities", "tools", "concurrency", "tool_timeout", "workers", "submitters")
 	case KindHost:
 		k.host(key, a)
-		k.notFor("a host", key, "capabilities", "tools", "concurrency", "tool_timeout", "deadline", "tasks")
+		k.notFor("a host", key, "capabilities", "tools", "concurrency", "tool_timeout", "deadline", "tasks", "pools")
 	case "":
 		k.bad(child(key, "kind"), "known values: "+strings.Join(kinds, ", "), "required")
 	default:
@@ -332,6 +332,7 @@ func (k checker) task(key string, t Task) {
 		k.noPath(child(key, "params"), t.Params)
 	}
 	k.notNegative(child(key, "claim_ttl"), t.ClaimTTL)
+	k.atLeast(child(key, "attempts"), t.Attempts, 0)
 }
 
 // capability checks that some worker could ever see a task that needs the capability.

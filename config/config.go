@@ -38,8 +38,21 @@ type Config struct {
 	Vars map[string]string `key:"vars"`
 	// Data is the folder for keys and state; "" is a temporary one. Default "".
 	Data string `key:"data"`
-	// Store keeps the tasks: "memory", which is the default.
+	// Store keeps tasks, pools, descriptors, replay marks and checkpoints: memory, sqlite or sqlite:FILE,
+	// postgres://USER@HOST/DATABASE, or nats; see [StoreMemory]. Default memory.
 	Store string `key:"store"`
+	// Postgres sets up the store of that name, and is for no other.
+	Postgres Postgres `key:"postgres"`
+	// Discovery says how agents find each other.
+	Discovery Discovery `key:"discovery"`
+	// Statements is a folder of key statements, which `converge keys` writes: rotations and revocations in
+	// it are in force within a second. Default "", which is the folder statements in Data.
+	Statements string `key:"statements"`
+	// Seal says whether bodies of direct messages are sealed: off, allowed or required; see [SealOff].
+	// Default off.
+	Seal string `key:"seal"`
+	// Pools are the groups that agents of this process make and join.
+	Pools []Pool `key:"pools"`
 	// Transport says how agents reach each other: local (only those of this process), tcp, websocket,
 	// nats, or the addresses of NATS servers; see [TransportLocal]. Default local.
 	Transport string `key:"transport"`
@@ -177,6 +190,8 @@ type Agent struct {
 	Key string `key:"key"`
 	// Topics are the patterns (see message.Pattern) of the topics that the agent hears.
 	Topics []string `key:"topics"`
+	// Pools are the names of those of Config.Pools that the agent joins. Not for a host.
+	Pools []string `key:"pools"`
 
 	// Capabilities are what a worker offers, each with the tool that serves it, which has to be one
 	// of Tools.
@@ -221,6 +236,13 @@ type Task struct {
 	Params map[string]any `key:"params"`
 	// ClaimTTL is how long a claim holds without a heartbeat. Default 0, which is the task manager's.
 	ClaimTTL Duration `key:"claim_ttl"`
+	// Attempts is how often the task is tried before it counts as failed, from 1. Default 0, which is the
+	// task manager's.
+	Attempts int `key:"attempts"`
+	// Priority puts tasks with a higher one first. Default 0.
+	Priority int `key:"priority"`
+	// Pool is the one of Config.Pools whose members alone see the task. Default "", which is everybody.
+	Pool string `key:"pool"`
 }
 
 // Unsafe switches protections off. Leave it alone outside of experiments.
@@ -236,7 +258,9 @@ type Unsafe struct {
 }
 
 func (c *Config) setDefaults() {
-	c.Store = "memory"
+	c.Store = StoreMemory
+	c.Discovery.setDefaults()
+	c.Seal = SealOff
 	c.Transport = TransportLocal
 	c.Signature = SignatureBatch
 	c.Log = Log{Level: "info", Format: "text"}

@@ -20,7 +20,7 @@ const fullYAML = `
 network: full
 vars: {dir: src, n: "4", wait: 2s, size: 2KiB, rate: 1/60, port: "9090", off: "false", west: 0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b}
 data: state
-store: memory
+store: sqlite:state/all.db
 transport: tcp
 listen: ":7946"
 signature: single
@@ -60,6 +60,7 @@ agents:
     tools: [sum, lines]
     concurrency: ${n}
     tool_timeout: 1m30s
+    pools: [painters]
   - name: boss
     kind: coordinator
     key: keys/boss.pem
@@ -72,15 +73,31 @@ agents:
         exclude: ["vendor/**"]
         params: {file: "{path}", deep: [1, -2.5, true, null, {n: "${n}"}], big: 18446744073709551615}
         claim_ttl: 1m
+        attempts: 3
+        priority: -2
+        pool: painters
       - capability: lines
 unsafe: {receive_unverified: "${off}"}
+discovery: {via: messages, ttl: 30s}
+statements: rotations
+seal: allowed
+pools:
+  - {name: painters, owner: boss, admission: token, token: {file: painters.token}, topics: [paint.wet], max_members: 7}
+  - {name: sculptors}
 `
 
 const fullTOML = `
 network = "full"
 vars = {dir = "src", n = "4", wait = "2s", size = "2KiB", rate = "1/60", port = "9090", off = "false", west = "0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b"}
 data = "state"
-store = "memory"
+store = "sqlite:state/all.db"
+discovery = {via = "messages", ttl = "30s"}
+statements = "rotations"
+seal = "allowed"
+pools = [
+  {name = "painters", owner = "boss", admission = "token", token = {file = "painters.token"}, topics = ["paint.wet"], max_members = 7},
+  {name = "sculptors"},
+]
 transport = "tcp"
 listen = ":7946"
 signature = "single"
@@ -136,6 +153,7 @@ capabilities = {sum = "sum", lines = "lines"}
 tools = ["sum", "lines"]
 concurrency = "${n}"
 tool_timeout = "1m30s"
+pools = ["painters"]
 
 [[agents]]
 name = "boss"
@@ -149,6 +167,9 @@ deadline = "10m"
   in = "${dir}"
   exclude = ["vendor/**"]
   claim_ttl = "1m"
+  attempts = 3
+  priority = -2
+  pool = "painters"
   [agents.tasks.params]
   file = "{path}"
   deep = [1, -2.5, true, {n = "${n}"}]
@@ -159,10 +180,19 @@ deadline = "10m"
 func fullConfig() config.Config {
 	env := map[string]string{"LC_ALL": "C", "WHERE": "src/x"}
 	return config.Config{
-		Network:   "full",
-		Vars:      map[string]string{"dir": "src", "n": "4", "wait": "2s", "size": "2KiB", "rate": "1/60", "port": "9090", "off": "false", "west": strings.Repeat("0b", 32)},
-		Data:      filepath.FromSlash("etc/state"),
-		Store:     "memory",
+		Network:    "full",
+		Vars:       map[string]string{"dir": "src", "n": "4", "wait": "2s", "size": "2KiB", "rate": "1/60", "port": "9090", "off": "false", "west": strings.Repeat("0b", 32)},
+		Data:       filepath.FromSlash("etc/state"),
+		Store:      "sqlite:state/all.db",
+		Discovery:  config.Discovery{Via: config.DiscoveryMessages, TTL: config.Duration(30 * time.Second)},
+		Statements: filepath.FromSlash("etc/rotations"), Seal: config.SealAllowed,
+		Pools: []config.Pool{
+			{
+				Name: "painters", Owner: "boss", Admission: config.AdmissionToken,
+				Token: config.Secret{File: filepath.FromSlash("etc/painters.token")}, Topics: []string{"paint.wet"}, MaxMembers: 7,
+			},
+			{Name: "sculptors", Admission: config.AdmissionAllowlist},
+		},
 		Transport: config.TransportTCP, Listen: ":7946", Signature: config.SignatureSingle,
 		Peers: []config.Peer{
 			{Name: "east", ID: strings.Repeat("0a", 32), Address: "east.example:7946"},
@@ -197,7 +227,7 @@ func fullConfig() config.Config {
 				Topics:       []string{"orders.>", "orders.*@2"},
 				Capabilities: map[string]string{"sum": "sum", "lines": "lines"},
 				Tools:        []string{"sum", "lines"},
-				Concurrency:  4, ToolTimeout: config.Duration(90 * time.Second),
+				Concurrency:  4, ToolTimeout: config.Duration(90 * time.Second), Pools: []string{"painters"},
 			},
 			{
 				Name: "boss", Kind: config.KindCoordinator, Count: 1,
@@ -209,7 +239,7 @@ func fullConfig() config.Config {
 						Name: "all", Capability: "sum",
 						Each: "**/*.{go,md}", In: "src", Exclude: []string{"vendor/**"},
 						Params:   map[string]any{"file": "{path}", "deep": []any{int64(1), -2.5, true, map[string]any{"n": "4"}}},
-						ClaimTTL: config.Duration(time.Minute),
+						ClaimTTL: config.Duration(time.Minute), Attempts: 3, Priority: -2, Pool: "painters",
 					},
 					{Name: "lines", Capability: "lines"},
 				},
@@ -251,6 +281,8 @@ func TestDefaults(t *testing.T) {
 	expectConfig(t, "c.yaml", "network: n\nlog:\ntools:\nagents: [{name: w, kind: worker}]\n", config.Config{
 		Network:   "n",
 		Store:     "memory",
+		Discovery: config.Discovery{Via: config.DiscoveryStore, TTL: config.Duration(2 * time.Minute)},
+		Seal:      config.SealOff,
 		Transport: config.TransportLocal,
 		Signature: config.SignatureBatch,
 		Log:       config.Log{Level: "info", Format: "text"},
@@ -482,7 +514,7 @@ func TestValidateChecksAConfigMadeInGo(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}
-	if err := new(config.Config).Validate(); !strings.HasPrefix(err.Error(), "network: required\nstore: ") {
+	if err := new(config.Config).Validate(); !strings.HasPrefix(err.Error(), "network: required\n") || !strings.Contains(err.Error(), "\nstore: ") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -167,6 +167,10 @@ func (c *Config) complete() {
 	}
 	files := c.NATS.files()
 	files["data"], files["websocket.ca"] = &c.Data, &c.WebSocket.CA
+	files["statements"], files["postgres.password.file"] = &c.Statements, &c.Postgres.Password.File
+	for i := range c.Pools {
+		files[item("pools", i)+".token.file"] = &c.Pools[i].Token.File
+	}
 	for key, path := range files {
 		*path = c.origin.path(key, *path)
 	}

@@ -25,6 +25,9 @@ type NATS struct {
 	// Stream bounds what is kept. Only with Durable.
 	Stream Stream `key:"stream"`
 
+	// Store sets up the bucket of Config.Store nats. Only with that.
+	Store Bucket `key:"store"`
+
 	// Server sets up the server of this process, which there is if Config.Transport is "nats". Others
 	// reach it at Config.Listen.
 	Server Server `key:"server"`
