@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync/atomic"
 
 	codes "modernc.org/sqlite/lib"
@@ -130,20 +131,37 @@ func (w *writer) run() {
 	}
 }
 
-// gather takes what waits, and nothing that would have to be waited for.
+// gather takes what waits. Those whom the last group served are about to come back: it lets them for
+// as long as more come, so that callers do not split into groups that take turns.
 func (w *writer) gather(r *request) {
+	alone := len(w.group) <= 1
 	clear(w.group)
 	w.group = append(w.group[:0], r)
-	bytes := r.Size()
+	bytes := w.drain(r.Size())
+	if alone && len(w.group) == 1 {
+		return // nobody else is at work
+	}
+	for idle := 0; idle < 4; idle++ {
+		seen := len(w.group)
+		runtime.Gosched()
+		if bytes = w.drain(bytes); len(w.group) > seen {
+			idle = 0
+		}
+	}
+}
+
+// drain adds to the group what waits, and returns its bytes.
+func (w *writer) drain(bytes int64) int64 {
 	for len(w.group) < maxGroup && bytes < maxGroupBytes {
 		select {
 		case r := <-w.requests:
 			w.group = append(w.group, r)
 			bytes += r.Size()
 		default:
-			return
+			return bytes
 		}
 	}
+	return bytes
 }
 
 // write makes the changes of the group durable and answers those who wait for them.
