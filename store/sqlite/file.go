@@ -16,7 +16,7 @@ func locate(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	dir, name := filepath.Split(path)
+	dir, name := filepath.Dir(path), filepath.Base(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", access(err)
 	}
@@ -102,6 +102,3 @@ func fill(path string) error {
 	}
 	return errors.Join(err, c.close())
 }
-
-// names of the file in which the lock rests.
-func lockName(path string) string { return path + ".lock" }

@@ -14,7 +14,7 @@ var errHeld = errors.New("held")
 // acquire takes the lock on a database, which the system releases when the process ends, however it ends.
 // The file stays: to remove it would let two processes lock two files of one name.
 func acquire(path string) (*os.File, error) {
-	f, err := os.OpenFile(lockName(path), os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, access(err)
 	}

@@ -34,6 +34,7 @@ import (
 	"sync"
 
 	"modernc.org/sqlite"
+	codes "modernc.org/sqlite/lib"
 
 	"github.com/converge-agents/converge/internal/changes"
 	"github.com/converge-agents/converge/store"
@@ -150,6 +151,9 @@ func openLocked(ctx context.Context, config Config) (*Store, error) {
 		return nil, explained(err)
 	}
 	s, err := start(ctx, config, c)
+	if code(err) == codes.SQLITE_ERROR { // the statements are right, so what they speak of is wrong
+		err = damage("its tables are not those of a store: %w", err)
+	}
 	if err != nil {
 		return nil, errors.Join(err, c.close())
 	}
@@ -161,17 +165,29 @@ func start(ctx context.Context, config Config, c *conn) (*Store, error) {
 	if err := prepare(ctx, config, c); err != nil {
 		return nil, err
 	}
-	last, err := c.integer("SELECT revision FROM counter")
+	last, err := lastRevision(c)
 	if err != nil {
-		return nil, explained(err)
+		return nil, err
 	}
-	s := &Store{config: config, log: changes.New(config.MaxLog, config.MaxLogBytes, store.Revision(last))}
+	s := &Store{config: config, log: changes.New(config.MaxLog, config.MaxLogBytes, last)}
 	s.readers = newReaders(config)
-	if s.writer, err = newWriter(c, s.log, store.Revision(last), config); err != nil {
+	if s.writer, err = newWriter(c, s.log, last, config); err != nil {
 		return nil, explained(err)
 	}
 	go s.writer.run()
 	return s, nil
+}
+
+func lastRevision(c *conn) (store.Revision, error) {
+	v, err := c.value("SELECT revision FROM counter")
+	if err != nil {
+		return 0, explained(err)
+	}
+	last, ok := v.(int64)
+	if !ok || last < 0 {
+		return 0, damage("the counter of revisions is gone")
+	}
+	return store.Revision(last), nil
 }
 
 // prepare checks a database and brings it up to date.
