@@ -17,16 +17,17 @@ var floors = map[string]int{
 	"internal/stat":    0,
 	"store":            0,
 
-	"identity":        1,
-	"store/memory":    1,
-	"store/natskv":    1,
-	"store/postgres":  1,
-	"store/sqlite":    1,
-	"store/storetest": 1,
-	"tool":            1,
+	"identity":         1,
+	"internal/changes": 1,
+	"store/storetest":  1,
+	"tool":             1,
 
-	"message":      2,
-	"tool/command": 2,
+	"message":        2,
+	"store/memory":   2,
+	"store/natskv":   2,
+	"store/postgres": 2,
+	"store/sqlite":   2,
+	"tool/command":   2,
 
 	"internal/peertls": 2,
 

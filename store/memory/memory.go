@@ -19,6 +19,7 @@ import (
 	"iter"
 	"sync"
 
+	"github.com/converge-agents/converge/internal/changes"
 	"github.com/converge-agents/converge/store"
 )
 
@@ -48,15 +49,15 @@ func (c Config) withDefaults() (Config, error) {
 // Store is an in-process [store.Store]. Make one with [New].
 type Store struct {
 	config Config
-	closed chan struct{} // closed under mu
+	log    *changes.Log
 
 	mu        sync.Mutex
 	slots     map[string]*slot
 	tree      tree // of all slots
 	bytes     int64
+	last      store.Revision
 	snapshots []*snapshot // that are being read
-	log       log
-	waiting   []*waiter
+	closed    bool
 }
 
 var _ store.Store = (*Store)(nil)
@@ -68,30 +69,8 @@ type slot struct {
 	item *item
 }
 
-// item is one change: an entry as it was written, or the deletion of one. It is never altered, so
-// slots, log and snapshots share it.
-type item struct {
-	key      string
-	value    []byte
-	revision store.Revision
-	deleted  bool
-}
-
-func (i *item) size() int64 { return int64(len(i.key) + len(i.value)) }
-
-// entry returns a copy that its receiver may change.
-func (i *item) entry() store.Entry {
-	e := store.Entry{Key: i.key, Revision: i.revision}
-	if !i.deleted {
-		e.Value = clone(i.value)
-	}
-	return e
-}
-
-// clone never returns nil: an empty value is a value.
-func clone(value []byte) []byte {
-	return append(make([]byte, 0, len(value)), value...)
-}
+// item is one change. It is never altered, so slots, log and snapshots share it.
+type item = changes.Change
 
 // New makes an empty store.
 func New(config Config) (*Store, error) {
@@ -99,7 +78,8 @@ func New(config Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{config: config, closed: make(chan struct{}), slots: map[string]*slot{}, tree: newTree(), log: newLog(config)}, nil
+	log := changes.New(config.MaxLog, config.MaxLogBytes, 0)
+	return &Store{config: config, log: log, slots: map[string]*slot{}, tree: newTree()}, nil
 }
 
 // Get implements [store.Store].
@@ -108,7 +88,7 @@ func (s *Store) Get(ctx context.Context, key string) (store.Entry, error) {
 	if err != nil {
 		return store.Entry{}, keyError("get", key, err)
 	}
-	return found.entry(), nil
+	return found.Entry(), nil
 }
 
 func (s *Store) get(ctx context.Context, key string) (*item, error) {
@@ -117,7 +97,7 @@ func (s *Store) get(ctx context.Context, key string) (*item, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.isClosed() {
+	if s.closed {
 		return nil, store.ErrClosed
 	}
 	if found := s.slots[key]; found != nil {
@@ -142,10 +122,10 @@ func (s *Store) put(ctx context.Context, key string, value []byte, rev store.Rev
 	if err := store.CheckValue(value); err != nil {
 		return 0, err
 	}
-	next := &item{key: key, value: clone(value)}
+	next := &item{Key: key, Value: changes.Clone(value)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.isClosed() {
+	if s.closed {
 		return 0, store.ErrClosed
 	}
 	if rev == 0 {
@@ -155,33 +135,33 @@ func (s *Store) put(ctx context.Context, key string, value []byte, rev store.Rev
 }
 
 func (s *Store) create(next *item) (store.Revision, error) {
-	if s.slots[next.key] != nil {
+	if s.slots[next.Key] != nil {
 		return 0, store.ErrConflict
 	}
 	if len(s.slots) >= s.config.MaxEntries {
 		return 0, fmt.Errorf("%w: it holds %d entries, the most allowed", store.ErrFull, len(s.slots))
 	}
-	if err := s.grow(next.size()); err != nil {
+	if err := s.grow(next.Size()); err != nil {
 		return 0, err
 	}
-	place := &slot{key: next.key}
-	s.slots[next.key] = place
+	place := &slot{key: next.Key}
+	s.slots[next.Key] = place
 	s.tree.insert(place)
 	s.record(place, next)
-	return next.revision, nil
+	return next.Revision, nil
 }
 
 func (s *Store) replace(next *item, rev store.Revision) (store.Revision, error) {
-	place := s.slots[next.key]
-	if place == nil || place.item.revision != rev {
+	place := s.slots[next.Key]
+	if place == nil || place.item.Revision != rev {
 		return 0, store.ErrConflict
 	}
-	if err := s.grow(next.size() - place.item.size()); err != nil {
+	if err := s.grow(next.Size() - place.item.Size()); err != nil {
 		return 0, err
 	}
-	next.key = place.key // the caller's copy can go
+	next.Key = place.key // the caller's copy can go
 	s.record(place, next)
-	return next.revision, nil
+	return next.Revision, nil
 }
 
 // grow accounts for more bytes of entries; fewer are always fine.
@@ -207,20 +187,20 @@ func (s *Store) delete(ctx context.Context, key string, rev store.Revision) erro
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.isClosed() {
+	if s.closed {
 		return store.ErrClosed
 	}
 	place := s.slots[key]
 	if place == nil {
 		return store.ErrNotFound
 	}
-	if place.item.revision != rev {
+	if place.item.Revision != rev {
 		return store.ErrConflict
 	}
-	s.bytes -= place.item.size()
+	s.bytes -= place.item.Size()
 	delete(s.slots, key)
 	s.tree.remove(key)
-	s.record(place, &item{key: place.key, deleted: true})
+	s.record(place, &item{Key: place.key, Deleted: true})
 	return nil
 }
 
@@ -230,10 +210,10 @@ func (s *Store) record(place *slot, change *item) {
 	if place.item != nil {
 		s.preserve(place)
 	}
-	change.revision = s.log.next
+	s.last++
+	change.Revision = s.last
 	place.item = change
-	s.log.add(change)
-	s.wake(change)
+	s.log.Add(change)
 }
 
 // List implements [store.Store].
@@ -254,21 +234,10 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[store.Entry, 
 func (s *Store) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.isClosed() {
-		close(s.closed)
-		s.slots, s.tree, s.log.ring, s.waiting = nil, tree{}, nil, nil
-	}
+	s.closed = true
+	s.slots, s.tree = nil, tree{}
+	s.log.Close(store.ErrClosed)
 	return nil
-}
-
-// isClosed wants mu held, so that nothing changes between it and what depends on it.
-func (s *Store) isClosed() bool {
-	select {
-	case <-s.closed:
-		return true
-	default:
-		return false
-	}
 }
 
 func check(ctx context.Context, key string) error {

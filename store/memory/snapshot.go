@@ -8,6 +8,9 @@ import (
 	"github.com/converge-agents/converge/store"
 )
 
+// batchLength is the most entries that a list looks up in one turn with the lock.
+const batchLength = 1024
+
 // snapshot is the store as it was at a revision: which keys there were, and where they have been
 // replaced since, their items.
 type snapshot struct {
@@ -46,7 +49,7 @@ func (s *Store) emit(ctx context.Context, snap *snapshot, places []*slot, emit f
 		if ctx.Err() != nil {
 			return false, context.Cause(ctx)
 		}
-		if !emit(shown.entry()) {
+		if !emit(shown.Entry()) {
 			return false, nil
 		}
 	}
@@ -60,7 +63,7 @@ func (s *Store) shown(snap *snapshot, places []*slot) []*item {
 	items := make([]*item, len(places))
 	for i, place := range places {
 		items[i] = place.item
-		if place.item.revision > snap.revision {
+		if place.item.Revision > snap.revision {
 			items[i] = snap.replaced[place]
 		}
 	}
@@ -77,10 +80,10 @@ func (s *Store) snapshot(ctx context.Context, prefix string) (*snapshot, error) 
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.isClosed() {
+	if s.closed {
 		return nil, store.ErrClosed
 	}
-	snap := &snapshot{tree: s.tree.share(), revision: s.log.next - 1, replaced: map[*slot]*item{}}
+	snap := &snapshot{tree: s.tree.share(), revision: s.last, replaced: map[*slot]*item{}}
 	s.snapshots = append(s.snapshots, snap)
 	return snap, nil
 }
@@ -95,7 +98,7 @@ func (s *Store) release(snap *snapshot) {
 // wants mu held.
 func (s *Store) preserve(place *slot) {
 	for _, snap := range s.snapshots {
-		if place.item.revision <= snap.revision {
+		if place.item.Revision <= snap.revision {
 			snap.replaced[place] = place.item
 		}
 	}

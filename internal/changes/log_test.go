@@ -1,0 +1,162 @@
+package changes_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+
+	"go.uber.org/goleak"
+
+	"github.com/converge-agents/converge/internal/changes"
+	"github.com/converge-agents/converge/store"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// put makes changes of keys that follow the revision last.
+func put(last store.Revision, keys ...string) []*changes.Change {
+	var all []*changes.Change
+	for _, key := range keys {
+		last++
+		all = append(all, &changes.Change{Key: key, Value: []byte{}, Revision: last})
+	}
+	return all
+}
+
+// follower collects what it is told.
+type follower struct {
+	got []string
+	end error
+}
+
+func follow(ctx context.Context, l *changes.Log, prefix string, after store.Revision) *follower {
+	f := new(follower)
+	go func() {
+		f.end = l.Follow(ctx, prefix, after, func(c *changes.Change) bool {
+			f.got = append(f.got, fmt.Sprint(c.Key, c.Revision))
+			return c.Key != "stop"
+		})
+	}()
+	return f
+}
+
+func (f *follower) want(t *testing.T, end error, got ...string) {
+	t.Helper()
+	synctest.Wait()
+	if !slices.Equal(f.got, got) || !errors.Is(f.end, end) {
+		t.Errorf("a follower got %q and %v, want %q and %v", f.got, f.end, got, end)
+	}
+}
+
+func TestFollowGivesWhatIsDueAndWhatComes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := changes.New(100, 1<<20, 7)
+		l.Add(put(7, "a", "b", "a")...)
+		all, some, late := follow(t.Context(), l, "", 7), follow(t.Context(), l, "a", 8), follow(t.Context(), l, "", 10)
+		all.want(t, nil, "a8", "b9", "a10")
+		some.want(t, nil, "a10")
+		late.want(t, nil)
+		l.Add(put(10, "b", "a", "stop")...)
+		all.want(t, nil, "a8", "b9", "a10", "b11", "a12", "stop13")
+		some.want(t, nil, "a10", "a12")
+		late.want(t, nil, "b11", "a12", "stop13")
+		l.Close(store.ErrClosed)
+		some.want(t, store.ErrClosed, "a10", "a12")
+	})
+}
+
+func TestRevisionsThatAreNotHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := changes.New(100, 1<<20, 7)
+		follow(t.Context(), l, "", 6).want(t, store.ErrCompacted)
+		follow(t.Context(), l, "", 8).want(t, store.ErrCompacted)
+		l.Add(put(7, "stop")...)
+		follow(t.Context(), l, "", 6).want(t, store.ErrCompacted)
+		follow(t.Context(), l, "", 7).want(t, nil, "stop8")
+	})
+}
+
+// Whoever has seen a change before it is in the log may follow from there, and misses nothing.
+func TestFollowFromAnExpectedRevision(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := changes.New(100, 1<<20, 0)
+		l.Expect(2)
+		f := follow(t.Context(), l, "", 2)
+		follow(t.Context(), l, "", 3).want(t, store.ErrCompacted)
+		f.want(t, nil)
+		l.Add(put(0, "a", "b")...)
+		f.want(t, nil)
+		l.Add(put(2, "stop")...)
+		f.want(t, nil, "stop3")
+		l.Expect(5)
+		l.Expect(3) // it did not happen
+		follow(t.Context(), l, "", 4).want(t, store.ErrCompacted)
+	})
+}
+
+// A follower that waits is carried along; one that does not come falls off.
+func TestBounds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := changes.New(4, 1<<20, 0)
+		waiting := follow(t.Context(), l, "stop", 0)
+		synctest.Wait()
+		for i := range store.Revision(50) {
+			l.Add(put(i, "a")...)
+		}
+		follow(t.Context(), l, "", 45).want(t, store.ErrCompacted)
+		l.Add(put(50, "stop")...)
+		waiting.want(t, nil, "stop51")
+		follow(t.Context(), l, "", 47).want(t, nil, "a48", "a49", "a50", "stop51")
+
+		l.Add(&changes.Change{Key: "stop", Value: make([]byte, 2<<20), Revision: 52})
+		follow(t.Context(), l, "", 50).want(t, store.ErrCompacted)
+		follow(t.Context(), l, "", 51).want(t, nil, "stop52") // the newest stays, whatever its size
+	})
+}
+
+func TestFollowEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := changes.New(4, 1<<20, 0)
+		cause := errors.New("no more")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		f := follow(ctx, l, "", 0)
+		f.want(t, nil)
+		cancel(cause)
+		f.want(t, cause)
+		l.Add(put(0, "a")...) // wakes nobody
+		follow(ctx, l, "", 0).want(t, cause)
+	})
+}
+
+func TestOnlyTheFirstCloseCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := changes.New(4, 1<<20, 0)
+		f := follow(t.Context(), l, "", 0)
+		synctest.Wait()
+		first := errors.New("first")
+		l.Close(first)
+		l.Close(store.ErrClosed)
+		l.Add(put(0, "a")...)
+		f.want(t, first)
+		follow(t.Context(), l, "", 9).want(t, first)
+	})
+}
+
+func TestEventsAreCopies(t *testing.T) {
+	c := &changes.Change{Key: "a", Value: []byte("value"), Revision: 1}
+	clear(c.Event().Entry.Value)
+	clear(c.Entry().Value)
+	if ev := c.Event(); string(ev.Entry.Value) != "value" || ev.Op != store.OpPut {
+		t.Errorf("event %v", ev)
+	}
+	gone := &changes.Change{Key: "a", Revision: 2, Deleted: true}
+	if ev := gone.Event(); ev.Entry.Value != nil || ev.Op != store.OpDelete || ev.Entry.Revision != 2 {
+		t.Errorf("event %v", ev)
+	}
+	if changes.Clone(nil) == nil {
+		t.Error("the clone of an empty value is nil")
+	}
+}

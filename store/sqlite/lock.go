@@ -1,0 +1,56 @@
+package sqlite
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// errHeld is the answer of tryLock when another has the lock.
+var errHeld = errors.New("held")
+
+// acquire takes the lock on a database, which the system releases when the process ends, however it ends.
+// The file stays: to remove it would let two processes lock two files of one name.
+func acquire(path string) (*os.File, error) {
+	f, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, access(err)
+	}
+	switch err := tryLock(f); {
+	case errors.Is(err, errHeld):
+		defer f.Close()
+		return nil, &hinted{fmt.Errorf("%w: %s has locked %q", ErrLocked, holder(f), f.Name()), hintLocked}
+	case err != nil:
+		f.Close()
+		return nil, fmt.Errorf("lock %q: %w", f.Name(), err)
+	}
+	if err := sign(f); err != nil {
+		f.Close()
+		return nil, access(err)
+	}
+	return f, nil
+}
+
+// sign leaves word of who has the lock.
+func sign(f *os.File) error {
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	_, err := f.WriteAt(fmt.Appendf(nil, "%d\n", os.Getpid()), 0)
+	return err
+}
+
+func holder(f *os.File) string {
+	var text [20]byte
+	n, _ := f.ReadAt(text[:], 0)
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text[:n])))
+	if err != nil {
+		return "a process"
+	}
+	if pid == os.Getpid() {
+		return "this process"
+	}
+	return fmt.Sprintf("process %d", pid)
+}

@@ -1,0 +1,10 @@
+//go:build soak
+
+package sqlite_test
+
+import "testing"
+
+func TestThousandKillsLoseNothingAcknowledged(t *testing.T) {
+	t.Parallel()
+	killLoops(t, 1000)
+}
