@@ -13,3 +13,6 @@ var SchemaVersion = len(migrations)
 
 // Suits says what is wrong with a server.
 var Suits = suits
+
+// Schema is where the store lies.
+func (s *Store) Schema() string { return s.config.Schema }
