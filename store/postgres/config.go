@@ -89,7 +89,7 @@ func (c Config) parse() (*pgxpool.Config, error) {
 	}
 	link := pool.ConnConfig
 	if link.ConnectTimeout == 0 {
-		link.ConnectTimeout = min(c.Patience, 5*time.Second)
+		link.ConnectTimeout = 5 * time.Second
 	}
 	if link.ValidateConnect == nil {
 		link.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite

@@ -2,6 +2,8 @@ package postgres_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"fmt"
 	"log/slog"
 	"os"
 	"testing"
@@ -29,7 +31,6 @@ func TestStore(t *testing.T) {
 func TestCompaction(t *testing.T) {
 	for name, config := range map[string]postgres.Config{
 		"ByLength": {MaxLog: 16},
-		"OddBound": {MaxLog: 11},
 		"ToOne":    {MaxLog: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -37,6 +38,13 @@ func TestCompaction(t *testing.T) {
 			storetest.RunCompaction(t, func(t *testing.T) store.Store { return open(t, config) })
 		})
 	}
+}
+
+func TestDurability(t *testing.T) {
+	storetest.RunDurable(t, func(t *testing.T, place string) store.Store {
+		sum := sha256.Sum256([]byte(place))
+		return open(t, postgres.Config{Schema: fmt.Sprintf("t_%x", sum[:16])})
+	})
 }
 
 // open opens a store on the shared server, in a schema of its own where config names none.

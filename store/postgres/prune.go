@@ -61,8 +61,9 @@ func (s *Store) prune(ctx context.Context) error {
 // compactSQL forgets the oldest changes while the log holds too many bytes. It locks the counter only if there are any.
 const compactSQL = `UPDATE converge.counter SET compacted = greatest(compacted, b.bound) FROM (
 	SELECT max(p.revision) AS bound FROM converge.counter c, LATERAL (
-		SELECT revision, total FROM converge.changes ORDER BY revision LIMIT $1
-	) p WHERE p.total <= c.total - $2::bigint AND p.revision < c.revision
+		SELECT revision, total - octet_length(key) - coalesce(octet_length(value), 0) AS before
+		FROM converge.changes ORDER BY revision LIMIT $1
+	) p WHERE p.before < c.total - $2::bigint AND p.revision < c.revision
 ) b WHERE b.bound > compacted`
 
 const pruneSQL = `DELETE FROM converge.changes WHERE revision <= (

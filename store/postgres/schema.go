@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -105,10 +106,13 @@ END
 $apply$;
 `
 
+// migrateWithin bounds the time that making the schema takes, the wait for others that make it included.
+const migrateWithin = time.Minute
+
 // migrate makes the schema and brings it up to date. Of several processes that start together one does it while the
 // others wait.
 func (s *Store) migrate(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, s.config.Patience, errPatience)
+	ctx, cancel := context.WithTimeoutCause(ctx, migrateWithin, errPatience)
 	defer cancel()
 	err := s.migrateNow(ctx)
 	if err != nil && ctx.Err() != nil {
@@ -149,7 +153,7 @@ type queryer interface {
 // version returns that of the schema, 0 if there is none, or an error if this program does not know it.
 func (s *Store) version(ctx context.Context, q queryer) (version int, err error) {
 	var there bool
-	err = q.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, s.sql.name("version")).Scan(&there)
+	err = q.QueryRow(ctx, thereSQL, s.config.Schema).Scan(&there)
 	if err == nil && there {
 		err = q.QueryRow(ctx, s.sql.text(`SELECT max(version) FROM converge.version`)).Scan(&version)
 	}
@@ -162,6 +166,10 @@ func (s *Store) version(ctx context.Context, q queryer) (version int, err error)
 	}
 	return version, nil
 }
+
+// thereSQL reads the catalog itself: to_regclass may answer from a cache that does not know what others have just made.
+const thereSQL = `SELECT EXISTS (
+	SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = 'version')`
 
 func (s *Store) upgrade(ctx context.Context, tx pgx.Tx, version int) error {
 	if version == 0 {
@@ -234,6 +242,3 @@ const changesSQL = `SELECT c.compacted, c.revision, p.revision, p.key, p.value F
 func (q statements) text(sql string) string {
 	return strings.ReplaceAll(sql, "converge.", q.schema+".")
 }
-
-// name is a table's name as PostgreSQL reads it.
-func (q statements) name(table string) string { return q.schema + "." + table }
