@@ -1,0 +1,30 @@
+package natskv_test
+
+import (
+	"flag"
+	"testing"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"go.uber.org/goleak"
+
+	"github.com/converge-agents/converge/store"
+	"github.com/converge-agents/converge/store/natskv"
+	"github.com/converge-agents/converge/store/storetest"
+)
+
+func TestMain(m *testing.M) {
+	flag.Set("rapid.checks", "25") // each step is a round trip or more
+	goleak.VerifyTestMain(m)
+}
+
+func TestStore(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t, server.Options{})
+	storetest.Run(t, func(t *testing.T) store.Store { return b.open(t, natskv.Config{}) })
+}
+
+func TestCompaction(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t, server.Options{})
+	storetest.RunCompaction(t, func(t *testing.T) store.Store { return b.open(t, natskv.Config{MaxLog: 16}) })
+}
