@@ -29,7 +29,9 @@ func (c *tallying) Decide(context.Context, converge.Turn) ([]converge.Decision, 
 	return nil, nil
 }
 
-func (c *tallying) Checkpoint() ([]byte, error) { return binary.BigEndian.AppendUint64(nil, c.turns), nil }
+func (c *tallying) Checkpoint() ([]byte, error) {
+	return binary.BigEndian.AppendUint64(nil, c.turns), nil
+}
 
 func (c *tallying) Restore(state []byte) error {
 	if c.refuse != nil {

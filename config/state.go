@@ -137,8 +137,12 @@ func (k checker) state() {
 	case StorePostgres:
 		k.postgres()
 	case StoreNATS:
-		if k.TransportKind() != TransportNATS {
+		servers, _ := k.Servers()
+		switch {
+		case k.TransportKind() != TransportNATS:
 			k.bad("store", "choose it with transport: nats, or another store", "only with the transport nats")
+		case len(servers) == 0 && k.Data == "":
+			k.bad("store", "name a folder that stays: data: FOLDER", "entries cannot be kept in a temporary folder")
 		}
 	}
 	if k.Postgres != (Postgres{}) && kind != StorePostgres {

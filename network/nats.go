@@ -62,7 +62,7 @@ func (n *Network) brokerOf(c *config.Config) nats.Server {
 	for _, u := range s.Users {
 		broker.Users = append(broker.Users, nats.User{Name: u.Name, Password: nats.Secret(u.Password)})
 	}
-	if c.NATS.Durable {
+	if c.NATS.Durable || c.StoreKind() == config.StoreNATS {
 		broker.StoreDir = filepath.Join(n.dir, "nats")
 	}
 	return broker

@@ -23,7 +23,6 @@ import (
 	"github.com/converge-agents/converge/ratelimit"
 	"github.com/converge-agents/converge/role"
 	"github.com/converge-agents/converge/store"
-	"github.com/converge-agents/converge/store/memory"
 	"github.com/converge-agents/converge/task"
 	"github.com/converge-agents/converge/tool"
 	"github.com/converge-agents/converge/transport"
@@ -51,6 +50,7 @@ type Network struct {
 	removes bool   // whether Close removes dir
 
 	store      store.Store
+	disconnect func()        // ends the connection of the store; nil if it has none
 	tasks      *task.Manager // nil if the tasks are elsewhere
 	discovery  *discovery.Service
 	registry   *identity.Registry
@@ -125,19 +125,21 @@ func (n *Network) build(ctx context.Context) (err error) {
 	if err = n.makeDir(); err != nil {
 		return err
 	}
-	if n.store, err = memory.New(memory.Config{}); err != nil {
+	if err = n.addTransport(); err != nil {
+		return err
+	}
+	if err = n.openStore(ctx); err != nil {
 		return err
 	}
 	if err = n.addTasks(); err != nil {
 		return err
 	}
-	if n.discovery, err = discovery.New(discovery.Config{Store: n.store, Network: n.config.Network, Logger: n.log}); err != nil {
+	if n.discovery, err = discovery.New(discovery.Config{
+		Store: n.store, Network: n.config.Network, TTL: time.Duration(n.config.Discovery.TTL), Logger: n.log,
+	}); err != nil {
 		return err
 	}
 	if n.population, err = n.discovery.Populate(context.WithoutCancel(ctx), n.registry); err != nil { // until Close
-		return err
-	}
-	if err = n.addTransport(); err != nil {
 		return err
 	}
 	n.requireHost()
@@ -218,6 +220,10 @@ func (n *Network) runtimeConfig(a config.Agent, name string, id *identity.Identi
 		return c, err
 	}
 	topics, err := patterns(a.Topics)
+	var kept store.Store // nil if nothing of the agent outlives the process
+	if n.config.StoreSurvives() && (a.Key != "" || !n.removes) {
+		kept = n.store
+	}
 	return converge.Config{
 		Identity:      id,
 		Network:       n.config.Network,
@@ -229,6 +235,8 @@ func (n *Network) runtimeConfig(a config.Agent, name string, id *identity.Identi
 		Topics:        topics,
 		Discovery:     n.discovery,
 		Tasks:         tasks,
+		Marks:         kept,
+		Checkpoints:   kept,
 		Verifier:      message.VerifierConfig{MaxSize: int(n.config.Limits.MessageSize)},
 		Logger:        n.log,
 		ReceiveUnsafe: n.config.Unsafe.ReceiveUnverified,
@@ -314,14 +322,12 @@ func (n *Network) Close() error {
 	var errs []error
 	n.closed.Store(true)
 	n.abort(nil)
-	if n.transport != nil {
-		errs = append(errs, n.transport.Close())
-	}
 	if n.population != nil {
 		n.population.Close()
 	}
-	if n.store != nil {
-		errs = append(errs, n.store.Close())
+	errs = append(errs, n.closeStore())
+	if n.transport != nil {
+		errs = append(errs, n.transport.Close())
 	}
 	if n.removes {
 		errs = append(errs, os.RemoveAll(n.dir))

@@ -59,7 +59,11 @@ func (n *Network) Run(ctx context.Context) error {
 	n.settle()
 	coordinators.end(context.Cause(ctx))
 	hosts.end(context.Cause(ctx))
-	return errors.Join(n.explained(slices.Concat(workers.errs, coordinators.errs, hosts.errs)), n.transport.Close())
+	err = n.explained(slices.Concat(workers.errs, coordinators.errs, hosts.errs))
+	if n.disconnect != nil { // the store is there: Close ends both, in order
+		return err
+	}
+	return errors.Join(err, n.transport.Close())
 }
 
 // start starts all agents. Coordinators begin when they can verify what the others of this process will

@@ -122,8 +122,8 @@ const maxSecret = 4 << 10
 
 func (s Secret) isZero() bool { return s == Secret{} }
 
-// read returns the secret. Errors name the place, never the content.
-func (s Secret) read() (string, error) {
+// Read returns the secret. Errors name the place, never the content.
+func (s Secret) Read() (string, error) {
 	if s.Env != "" {
 		secret := os.Getenv(s.Env)
 		if secret == "" {

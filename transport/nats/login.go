@@ -181,10 +181,10 @@ func (c *Config) login(o *client.Options) (err error) {
 	case c.Username != "":
 		field = "Password"
 		o.User = c.Username
-		o.Password, err = c.Password.read()
+		o.Password, err = c.Password.Read()
 	case !c.Token.isZero():
 		field = "Token"
-		o.Token, err = c.Token.read()
+		o.Token, err = c.Token.Read()
 	}
 	if err != nil {
 		return fmt.Errorf("nats.Config.%s: %w", field, err)

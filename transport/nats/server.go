@@ -127,7 +127,7 @@ func (b *broker) logins(s Server) func(*server.Options) error {
 			o.Nkeys = append(o.Nkeys, &server.NkeyUser{Nkey: key})
 		}
 		for _, u := range s.Users {
-			password, err := u.Password.read()
+			password, err := u.Password.Read()
 			if err != nil {
 				return fmt.Errorf("nats.Config.Server.Users: password of %q: %w", u.Name, err)
 			}
@@ -153,7 +153,7 @@ func (s Server) cluster(o *server.Options) error {
 	}
 	var login *url.Userinfo
 	if c.Username != "" {
-		password, err := c.Password.read()
+		password, err := c.Password.Read()
 		if err != nil {
 			return fmt.Errorf("nats.Config.Server.Cluster.Password: %w", err)
 		}
