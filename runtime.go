@@ -451,9 +451,12 @@ func (r *Runtime) drain(ctx context.Context) {
 	}
 }
 
+// minClose is what ending tools and giving back claims may take, however short the drain timeout is.
+const minClose = 3 * time.Second
+
 // close ends the executor and tells the agent.
 func (r *Runtime) close(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.config.DrainTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(r.config.DrainTimeout, minClose))
 	defer cancel()
 	err := r.executor.Close(ctx)
 	if stopper, ok := r.config.Agent.(Stopper); ok {
