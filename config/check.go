@@ -330,6 +330,11 @@ func (k checker) task(key string, t Task) {
 	}
 	if t.Each == "" {
 		k.noPath(child(key, "params"), t.Params)
+	} else if t.Count != 1 {
+		k.bad(child(key, "count"), "", "not together with each")
+	}
+	if t.Count < 1 || t.Count > MaxCount {
+		k.bad(child(key, "count"), "", "want 1 to %d, not %d", MaxCount, t.Count)
 	}
 	k.notNegative(child(key, "claim_ttl"), t.ClaimTTL)
 	k.atLeast(child(key, "attempts"), t.Attempts, 0)

@@ -87,6 +87,9 @@ type Config struct {
 	origin origin // where each key was read; the zero value for a Config that was not read
 }
 
+// MaxCount is the largest Count of a [Task].
+const MaxCount = 1_000_000
+
 // MaxAgents is the largest number of agents that one Config may describe.
 const MaxAgents = 10_000
 
@@ -228,6 +231,9 @@ type Task struct {
 	Each string `key:"each"`
 	// In is the folder that Each searches, relative to the current directory; required with Each.
 	In string `key:"in"`
+	// Count is how many alike there are, up to [MaxCount]; {n} in a string of Params is the number of
+	// each, from 1. Not with Each. Default 1.
+	Count int `key:"count"`
 	// Exclude are doublestar patterns of files that Each leaves out.
 	Exclude []string `key:"exclude"`
 	// Params are the parameters of the tool, of the types of JSON: string, bool, int64, uint64 above
@@ -269,6 +275,8 @@ func (c *Config) setDefaults() {
 }
 
 func (t *Tool) setDefaults() { t.Output = "text" }
+
+func (t *Task) setDefaults() { t.Count = 1 }
 
 func (a *Agent) setDefaults() {
 	a.Count = 1

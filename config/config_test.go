@@ -76,7 +76,7 @@ agents:
         attempts: 3
         priority: -2
         pool: painters
-      - capability: lines
+      - {capability: lines, count: 3}
 unsafe: {receive_unverified: "${off}"}
 discovery: {via: messages, ttl: 30s}
 statements: rotations
@@ -175,6 +175,7 @@ deadline = "10m"
   deep = [1, -2.5, true, {n = "${n}"}]
   [[agents.tasks]]
   capability = "lines"
+  count = 3
 `
 
 func fullConfig() config.Config {
@@ -237,11 +238,11 @@ func fullConfig() config.Config {
 				Tasks: []config.Task{
 					{
 						Name: "all", Capability: "sum",
-						Each: "**/*.{go,md}", In: "src", Exclude: []string{"vendor/**"},
+						Each: "**/*.{go,md}", Count: 1, In: "src", Exclude: []string{"vendor/**"},
 						Params:   map[string]any{"file": "{path}", "deep": []any{int64(1), -2.5, true, map[string]any{"n": "4"}}},
 						ClaimTTL: config.Duration(time.Minute), Attempts: 3, Priority: -2, Pool: "painters",
 					},
-					{Name: "lines", Capability: "lines"},
+					{Name: "lines", Capability: "lines", Count: 3},
 				},
 			},
 		},

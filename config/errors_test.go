@@ -613,6 +613,18 @@ func TestErrorsNamePlaceKeyAndHint(t *testing.T) {
 			`agents[1].tasks[0].each: not a pattern of files: "../*"`, `patterns are such as "**/*.go", below the folder in`,
 		},
 		{
+			"a count of files",
+			withWorker(`- {name: c, kind: coordinator, tasks: [{capability: lines, in: ., each: "*", count: 2}]}`), "5:85",
+			withWorkerTOML(`name = "c"`, `kind = "coordinator"`, "[[agents.tasks]]", `capability = "lines"`, `in = "."`, `each = "*"`, `count = 2`), "15:9",
+			"agents[1].tasks[0].count: not together with each", "",
+		},
+		{
+			"no count",
+			withWorker(`- {name: c, kind: coordinator, tasks: [{capability: lines, count: 0}]}`), "5:67",
+			withWorkerTOML(`name = "c"`, `kind = "coordinator"`, "[[agents.tasks]]", `capability = "lines"`, `count = 0`), "13:9",
+			"agents[1].tasks[0].count: want 1 to 1000000, not 0", "",
+		},
+		{
 			"path of no file",
 			withWorker(`- {name: c, kind: coordinator, tasks: [{capability: lines, params: {a: [1, "{path}"]}}]}`), "5:76",
 			withWorkerTOML(`name = "c"`, `kind = "coordinator"`, "[[agents.tasks]]", `capability = "lines"`, `params.a = [1, "{path}"]`), "13:16",

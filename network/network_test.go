@@ -408,6 +408,26 @@ agents:
 	}
 }
 
+func TestCountedTasksHaveTheirNumber(t *testing.T) {
+	n := build(t, `
+network: counted
+tools:
+  echo: {command: [cat], stdin: "number {number}"}
+agents:
+  - {name: worker, kind: worker, capabilities: {greet: echo}, tools: [echo]}
+  - name: coordinator
+    kind: coordinator
+    tasks: [{name: greet, capability: greet, count: 3, params: {number: "<{n}>"}}]
+`, network.Options{})
+	r := runJob(t, n)
+	wantRows(t, r, "greet 1", "greet 2", "greet 3")
+	for i, line := range r.Table[1:] {
+		if want := fmt.Sprintf("number <%d>", i+1); line[1] != want {
+			t.Errorf("result %q, want %q", line[1], want)
+		}
+	}
+}
+
 func TestRunTwiceIsRefused(t *testing.T) {
 	n := build(t, one, network.Options{})
 	runJob(t, n)

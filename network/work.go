@@ -10,6 +10,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -81,6 +82,9 @@ func (w *work) enter(id, coordinator string, t config.Task, subject string) {
 	switch {
 	case t.Each == "":
 		c = cell{row: name, column: resultColumn}
+		if t.Count > 1 {
+			c.row += " " + subject
+		}
 	case w.folders > 1:
 		c.row = filepath.Join(t.In, subject)
 	}
@@ -124,10 +128,19 @@ func (n *Network) tasksOf(ctx context.Context, coordinator string, a config.Agen
 	return specs, nil
 }
 
-// subjectsOf lists the regular files that t is for, sorted; a task without pattern has the subject "".
+// numbers counts from 1.
+func numbers(n int) []string {
+	all := make([]string, n)
+	for i := range all {
+		all[i] = strconv.Itoa(i + 1)
+	}
+	return all
+}
+
+// subjectsOf lists the regular files that t is for, sorted; tasks without pattern have their number.
 func subjectsOf(ctx context.Context, t config.Task) ([]string, error) {
 	if t.Each == "" {
-		return []string{""}, nil
+		return numbers(t.Count), nil
 	}
 	if err := checkFolder("in", t.In); err != nil {
 		return nil, err
@@ -233,9 +246,12 @@ func (s *selection) excludesAll(folder string) bool {
 }
 
 func specOf(t config.Task, subject string) (task.Spec, error) {
-	params := map[string]any{}
+	params, placeholder := map[string]any{}, "{path}"
+	if t.Each == "" {
+		placeholder = "{n}"
+	}
 	for name, value := range t.Params {
-		params[name] = substitute(value, subject)
+		params[name] = substitute(value, placeholder, subject)
 	}
 	encoded, err := json.Marshal(params)
 	if err != nil {
@@ -246,25 +262,27 @@ func specOf(t config.Task, subject string) (task.Spec, error) {
 		Kind:         t.Capability,
 		Params:       encoded,
 		Capabilities: []string{t.Capability},
+		Pool:         t.Pool,
+		Priority:     t.Priority,
 		ClaimTTL:     time.Duration(t.ClaimTTL),
 	}, nil
 }
 
-// substitute puts the subject in place of {path} in every string of a value.
-func substitute(value any, subject string) any {
+// substitute puts the subject in place of the placeholder in every string of a value.
+func substitute(value any, placeholder, subject string) any {
 	switch v := value.(type) {
 	case string:
-		return strings.ReplaceAll(v, "{path}", subject)
+		return strings.ReplaceAll(v, placeholder, subject)
 	case []any:
 		replaced := make([]any, len(v))
 		for i := range v {
-			replaced[i] = substitute(v[i], subject)
+			replaced[i] = substitute(v[i], placeholder, subject)
 		}
 		return replaced
 	case map[string]any:
 		replaced := make(map[string]any, len(v))
 		for k := range v {
-			replaced[k] = substitute(v[k], subject)
+			replaced[k] = substitute(v[k], placeholder, subject)
 		}
 		return replaced
 	default:
