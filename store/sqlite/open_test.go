@@ -197,6 +197,11 @@ func lockIsDirectory(t *testing.T, path string) {
 // was not written, and no entry is missing from a list without an error.
 func TestFlippedBitsAreNeverServed(t *testing.T) {
 	t.Parallel()
+	flipBits(t, 331)
+}
+
+// flipBits flips a bit in each byte whose place is a multiple of step.
+func flipBits(t *testing.T, step int) {
 	want := map[string]string{}
 	for i := range 40 {
 		want[fmt.Sprintf("key/%02d", i)] = strings.Repeat(fmt.Sprint(i), 1+i*i/4)
@@ -204,7 +209,7 @@ func TestFlippedBitsAreNeverServed(t *testing.T) {
 	path := closed(t, want)
 	whole := readFile(t, path)
 	found := 0
-	for at := 0; at < len(whole); at += 331 {
+	for at := 0; at < len(whole); at += step {
 		flipped := bytes.Clone(whole)
 		flipped[at] ^= 1 << (at % 8)
 		writeFile(t, path, flipped)
@@ -215,7 +220,7 @@ func TestFlippedBitsAreNeverServed(t *testing.T) {
 	if found == 0 {
 		t.Error("no flip was found")
 	}
-	t.Logf("%d of %d flips were found; the others changed nothing that is used", found, len(whole)/331+1)
+	t.Logf("%d of %d flips were found; the others changed nothing that is used", found, len(whole)/step+1)
 }
 
 // damaged tells whether damage is reported; if it is not, everything has to be as it was written.

@@ -8,3 +8,8 @@ func TestThousandKillsLoseNothingAcknowledged(t *testing.T) {
 	t.Parallel()
 	killLoops(t, 1000)
 }
+
+func TestFlippedBitsOfAWholeFile(t *testing.T) {
+	t.Parallel()
+	flipBits(t, 5)
+}

@@ -45,6 +45,7 @@ type writer struct {
 	present                        *stmt
 	last                           store.Revision
 	group                          []*request
+	expected                       int // callers that are at work: those of the last group and those that waited
 	written                        []*changes.Change
 }
 
@@ -131,17 +132,17 @@ func (w *writer) run() {
 	}
 }
 
-// gather takes what waits. Those whom the last group served are about to come back: it lets them for
-// as long as more come, so that callers do not split into groups that take turns.
+// patience is how often the writer gives way to others without a change in return.
+const patience = 4
+
+// gather takes what waits. Those whom the last group served are about to come back: it gives way to them
+// while they do, so that callers do not split into groups that take turns. It does not sleep, and where nobody
+// else has anything to do it goes on at once.
 func (w *writer) gather(r *request) {
-	alone := len(w.group) <= 1
 	clear(w.group)
 	w.group = append(w.group[:0], r)
 	bytes := w.drain(r.Size())
-	if alone && len(w.group) == 1 {
-		return // nobody else is at work
-	}
-	for idle := 0; idle < 4; idle++ {
+	for idle := 0; idle < patience && len(w.group) < w.expected; idle++ {
 		seen := len(w.group)
 		runtime.Gosched()
 		if bytes = w.drain(bytes); len(w.group) > seen {
@@ -174,6 +175,7 @@ func (w *writer) write() {
 		w.writeOneByOne() // one may be too large, and a deletion makes room
 		return
 	}
+	w.expected = len(w.group) + len(w.requests)
 	for _, r := range w.group {
 		w.answer(r, err)
 	}
