@@ -91,7 +91,7 @@ func (s *Store) measure(ctx context.Context) error {
 	return err
 }
 
-// squeezePause is the time between attempts to make room.
+// squeezePause is the time until the next attempt to make room after one that has made little.
 const squeezePause = 5 * time.Second
 
 // squeeze makes room by giving up history: of each key only the last message stays. Watchers that
@@ -100,7 +100,6 @@ func (s *Store) squeeze(ctx context.Context) error {
 	if time.Since(s.room.squeezed) < squeezePause {
 		return nil
 	}
-	s.room.squeezed = time.Now()
 	var info *jetstream.StreamInfo
 	err := s.persist(ctx, func(ctx context.Context) (err error) {
 		info, err = s.stream.Info(ctx, jetstream.WithSubjectFilter(s.config.all()))
@@ -118,7 +117,14 @@ func (s *Store) squeeze(ctx context.Context) error {
 			return err
 		}
 	}
-	return s.measure(ctx)
+	before, _ := s.room.isTight()
+	if err := s.measure(ctx); err != nil {
+		return err
+	}
+	if after, _ := s.room.isTight(); before-after < s.room.limit/16 {
+		s.room.squeezed = time.Now()
+	}
+	return nil
 }
 
 func (s *Store) squeezeNow(ctx context.Context) error {

@@ -1,6 +1,6 @@
 // Package storetest holds the tests that every [store.Store] passes. An implementation's own tests call
-// [Run], and [RunCompaction] if it keeps a bounded number of changes; tests of what only it can do
-// (durability, bounds, files) stay with it.
+// [Run], [RunCompaction] if it keeps a bounded number of changes, and [RunDurable] if it outlives its
+// process; tests of what only it can do (crashes, bounds, files) stay with it.
 package storetest
 
 import (
@@ -20,8 +20,8 @@ import (
 )
 
 // Run tests the store that open makes. Each call of open returns one that is empty and independent of
-// the others; the suite closes it. The suite starts and joins goroutines, and writes some thousands of
-// entries, of which a few are of [store.MaxValue] bytes.
+// the others; the suite closes it. The suite runs its tests in parallel, starts and joins goroutines, and
+// writes some thousands of entries, of which a few are of [store.MaxValue] bytes.
 func Run(t *testing.T, open func(t *testing.T) store.Store) {
 	tests := []struct {
 		name string
@@ -56,6 +56,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			s := open(t)
 			defer func() {
 				if err := s.Close(); err != nil {

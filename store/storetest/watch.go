@@ -249,6 +249,7 @@ func testWatchBodyMayWrite(t *testing.T, s store.Store) {
 // 16, under the same terms as for [Run].
 func RunCompaction(t *testing.T, open func(t *testing.T) store.Store) {
 	t.Run("OldRevision", func(t *testing.T) {
+		t.Parallel()
 		s := open(t)
 		defer s.Close()
 		old := put(t, s, "a/0", "", 0)
@@ -260,6 +261,7 @@ func RunCompaction(t *testing.T, open func(t *testing.T) store.Store) {
 		watch(t, s, "a/", 0).want("put a/0", "put a/1", "put a/2", "synced")
 	})
 	t.Run("SlowWatcher", func(t *testing.T) {
+		t.Parallel()
 		s := open(t)
 		defer s.Close()
 		w := watch(t, s, "", 0)
@@ -281,9 +283,7 @@ func drain(w watcher) error {
 
 func fill(t *testing.T, s store.Store, folder string, n int) {
 	t.Helper()
-	for i := range n {
-		put(t, s, fmt.Sprintf("%s%04d", folder, i), "", 0)
-	}
+	spread(n, func(i int) { putOrError(t, s, fmt.Sprintf("%s%04d", folder, i)) })
 }
 
 func testCancelEndsWatch(t *testing.T, s store.Store) {
