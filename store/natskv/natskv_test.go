@@ -15,7 +15,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	flag.Set("rapid.checks", "25") // each step is a round trip or more
+	flag.Set("rapid.checks", "10") // each step is a round trip or more
 	goleak.VerifyTestMain(m)
 }
 
