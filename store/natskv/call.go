@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	client "github.com/nats-io/nats.go"
@@ -97,10 +98,12 @@ func (s *Store) attempt(ctx context.Context, request func(context.Context) error
 	}
 }
 
-// unanswered tells why there was no answer, if that is known: servers report a lack of permission apart.
+// unanswered tells why there was no answer, if that is known: servers report a lack of permission apart. The
+// connection may have been used for other things too.
 func (s *Store) unanswered(err error) error {
-	if last := s.conn.LastError(); errors.Is(last, client.ErrPermissionViolation) {
-		return last
+	last := s.conn.LastError()
+	if errors.Is(last, client.ErrPermissionViolation) && (strings.Contains(last.Error(), s.config.stream()) || strings.Contains(last.Error(), s.config.prefix())) {
+		return fmt.Errorf("no answer: %w", last)
 	}
 	return fmt.Errorf("no answer: %w", err)
 }

@@ -215,6 +215,7 @@ func TestHealthTurnsWithTheConnection(t *testing.T) {
 	t.Parallel()
 	b := startBroker(t, server.Options{})
 	s := b.open(t, natskv.Config{Patience: 100 * time.Millisecond})
+	list(t, s) // and follow the bucket from now on
 	if err := s.Healthy(); err != nil {
 		t.Fatal(err)
 	}

@@ -120,7 +120,7 @@ func isPlacement(err error) bool {
 // isFinal reports whether another attempt would say the same.
 func isFinal(err error) bool {
 	if errors.Is(err, errSettings) || errors.Is(err, store.ErrClosed) || errors.Is(err, client.ErrConnectionClosed) ||
-		errors.Is(err, client.ErrPermissionViolation) || errors.Is(err, client.ErrMaxPayload) {
+		errors.Is(err, client.ErrMaxPayload) {
 		return true
 	}
 	api := apiError(err)

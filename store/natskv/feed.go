@@ -69,6 +69,7 @@ func (s *Store) follow(ctx context.Context) error {
 		return err
 	}
 	defer c.stop(ctx)
+	s.health.well(s.log)
 	for {
 		d, err := c.next(ctx, 0)
 		if err != nil {
@@ -78,7 +79,6 @@ func (s *Store) follow(ctx context.Context) error {
 			s.puts.add(d.sequence)
 		}
 		s.view.apply(d)
-		s.health.well(s.log)
 		s.noticed(d)
 	}
 }

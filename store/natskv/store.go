@@ -66,6 +66,7 @@ func Open(ctx context.Context, config Config) (*Store, error) {
 	}
 	s.view = newView(config.MaxLog)
 	s.purge.age, s.purge.every = markerAge, pruneEvery
+	s.room.asking = make(chan struct{}, 1)
 	s.era.Store(newEra())
 	if err := s.ensure(ctx); err != nil {
 		return nil, explain(fmt.Errorf("open bucket %q: %w", config.Bucket, err))
