@@ -33,6 +33,7 @@ func putConcurrently(b *testing.B, s *natskv.Store, callers int) {
 	var caller atomic.Int64
 	value := make([]byte, 256)
 	b.SetParallelism(max(callers/2, 1)) // times GOMAXPROCS
+	b.ResetTimer()
 	if callers == 1 {
 		rev := mustPut(b, s, "only", "", 0)
 		for b.Loop() {
