@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	client "github.com/nats-io/nats.go"
@@ -41,8 +42,37 @@ func (s *Store) begin(ctx context.Context) (_ context.Context, done func(), err 
 	}, nil
 }
 
-// errOffline says that an attempt was not made.
-var errOffline = errors.New("no connection")
+// errOffline says that an attempt was not made, and errBroken that its answer is lost, if there was one.
+var (
+	errOffline = errors.New("no connection")
+	errBroken  = errors.New("the connection broke")
+)
+
+// era is the time until the connection breaks.
+type era struct {
+	ctx context.Context
+	end context.CancelFunc
+}
+
+func newEra() *era {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &era{ctx, cancel}
+}
+
+// watchConnection ends what waits for answers when the connection breaks.
+func (s *Store) watchConnection(ctx context.Context) {
+	lost := s.conn.StatusChanged(client.DISCONNECTED, client.RECONNECTING, client.CLOSED)
+	defer s.conn.RemoveStatusListener(lost)
+	for {
+		select {
+		case <-lost:
+			s.era.Swap(newEra()).end()
+		case <-ctx.Done():
+			s.era.Load().end()
+			return
+		}
+	}
+}
 
 // attempt makes a request with a deadline of its own.
 func (s *Store) attempt(ctx context.Context, request func(context.Context) error) error {
@@ -54,17 +84,26 @@ func (s *Store) attempt(ctx context.Context, request func(context.Context) error
 	}
 	limited, cancel := context.WithTimeout(ctx, min(attemptTime, s.config.Patience))
 	defer cancel()
+	defer context.AfterFunc(s.era.Load().ctx, cancel)()
 	err := request(limited)
-	if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+	switch {
+	case err == nil || ctx.Err() != nil:
+		return err
+	case errors.Is(err, context.Canceled):
+		return errBroken
+	case errors.Is(err, context.DeadlineExceeded):
 		return s.unanswered(err)
+	default:
+		return err
 	}
-	return err
 }
 
-// unanswered tells why there was no answer, if that is known: servers report a lack of permission apart.
+// unanswered tells why there was no answer, if that is known: servers report a lack of permission apart. The
+// connection may have been used for other things too.
 func (s *Store) unanswered(err error) error {
-	if last := s.conn.LastError(); errors.Is(last, client.ErrPermissionViolation) {
-		return last
+	last := s.conn.LastError()
+	if errors.Is(last, client.ErrPermissionViolation) && (strings.Contains(last.Error(), s.config.stream()) || strings.Contains(last.Error(), s.config.prefix())) {
+		return fmt.Errorf("no answer: %w", last)
 	}
 	return fmt.Errorf("no answer: %w", err)
 }

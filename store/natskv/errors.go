@@ -48,6 +48,8 @@ func explain(err error) error {
 		hint = "the server sets max_bytes of each bucket aside: raise max_file_store, or lower MaxBytes"
 	case errors.Is(err, store.ErrFull):
 		hint = "delete entries, or raise max_bytes of the bucket's stream"
+	case errors.Is(err, client.ErrNoResponders), errors.Is(err, jetstream.ErrNoStreamResponse):
+		hint = "enable JetStream on the server and for the account; in a cluster, more than half of the servers have to be up"
 	case errors.Is(err, ErrUnavailable):
 		hint = "is the server up, and more than half of a cluster's servers?"
 	default:
@@ -118,7 +120,7 @@ func isPlacement(err error) bool {
 // isFinal reports whether another attempt would say the same.
 func isFinal(err error) bool {
 	if errors.Is(err, errSettings) || errors.Is(err, store.ErrClosed) || errors.Is(err, client.ErrConnectionClosed) ||
-		errors.Is(err, client.ErrPermissionViolation) || errors.Is(err, client.ErrMaxPayload) {
+		errors.Is(err, client.ErrMaxPayload) {
 		return true
 	}
 	api := apiError(err)

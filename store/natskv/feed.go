@@ -17,8 +17,8 @@ var errLost = errors.New("messages were lost on the way")
 const (
 	aheadMessages = 2048
 	aheadBytes    = 16 << 20
-	heartbeat     = 2 * time.Second // of the server while there is nothing to send
-	forgotten     = time.Minute     // until a server drops a consumer that nobody asks
+	heartbeat     = time.Second // of the server while there is nothing to send
+	forgotten     = time.Minute // until a server drops a consumer that nobody asks
 	byeTime       = 500 * time.Millisecond
 )
 
@@ -61,11 +61,15 @@ func (s *Store) feed(ctx context.Context) {
 
 // follow takes in changes until something goes wrong.
 func (s *Store) follow(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(s.era.Load().ctx, func() { cancel(errBroken) })() // what the server sent is lost
 	c, err := s.consume(ctx)
 	if err != nil {
 		return err
 	}
 	defer c.stop(ctx)
+	s.health.well(s.log)
 	for {
 		d, err := c.next(ctx, 0)
 		if err != nil {
@@ -75,7 +79,6 @@ func (s *Store) follow(ctx context.Context) error {
 			s.puts.add(d.sequence)
 		}
 		s.view.apply(d)
-		s.health.well(s.log)
 		s.noticed(d)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -130,6 +131,7 @@ func (l *load) check(s *natskv.Store, seen *history) {
 			l.t.Errorf("the acknowledged change %d, %q, was watched as %q", rev, value, seen.values[rev])
 		}
 	}
+	seen.checkWinners(l.t)
 }
 
 // history is what a watcher saw.
@@ -178,6 +180,25 @@ func (h *history) add(t *testing.T, ev store.Event, live bool) {
 	h.values[ev.Entry.Revision] = string(ev.Entry.Value)
 	if live || ev.Op == store.OpSynced {
 		h.last = ev.Entry.Revision
+	}
+}
+
+// checkWinners checks that of all changes of the counters, acknowledged or not, no two replaced the same.
+func (h *history) checkWinners(t *testing.T) {
+	t.Helper()
+	winners := map[string]store.Revision{}
+	for rev, value := range h.values {
+		_, replaced, isCounter := strings.Cut(value, " ")
+		if !isCounter || replaced == "0" { // the first of each
+			continue
+		}
+		if other, twice := winners[replaced]; twice {
+			t.Errorf("the changes %d and %d both replaced %s", other, rev, replaced)
+		}
+		winners[replaced] = rev
+	}
+	if len(winners) == 0 {
+		t.Error("no change of a counter was watched")
 	}
 }
 

@@ -1,6 +1,8 @@
 package natskv_test
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"flag"
 	"testing"
 
@@ -13,7 +15,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	flag.Set("rapid.checks", "25") // each step is a round trip or more
+	flag.Set("rapid.checks", "10") // each step is a round trip or more
 	goleak.VerifyTestMain(m)
 }
 
@@ -27,4 +29,13 @@ func TestCompaction(t *testing.T) {
 	t.Parallel()
 	b := startBroker(t, server.Options{})
 	storetest.RunCompaction(t, func(t *testing.T) store.Store { return b.open(t, natskv.Config{MaxLog: 16}) })
+}
+
+func TestDurable(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t, server.Options{})
+	storetest.RunDurable(t, func(t *testing.T, place string) store.Store {
+		sum := sha256.Sum256([]byte(place))
+		return b.open(t, natskv.Config{Bucket: hex.EncodeToString(sum[:8])})
+	})
 }

@@ -20,8 +20,8 @@ type room struct {
 	since int64     // what this store has written since then
 	asked time.Time // when
 
-	asking   sync.Mutex
-	squeezed time.Time // guarded by asking
+	asking   chan struct{} // holds a token while somebody asks
+	squeezed time.Time     // guarded by asking
 }
 
 // roomFor leaves an eighth of a bucket to deletions.
@@ -46,7 +46,18 @@ func (r *room) take(size int) (ask bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.since += int64(size) + messageRoom
-	return r.asked.IsZero() || r.since > r.limit/64 || r.used+r.since > r.limit/2 && time.Since(r.asked) > fresh
+	return r.stale()
+}
+
+func (r *room) stale() bool {
+	taken := r.used + r.since
+	return r.since > r.limit/64 || taken > r.limit/2 && time.Since(r.asked) > fresh || taken >= r.limit
+}
+
+func (r *room) isStale() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stale()
 }
 
 func (r *room) set(used uint64) {
@@ -54,6 +65,18 @@ func (r *room) set(used uint64) {
 	defer r.mu.Unlock()
 	r.used, r.since, r.asked = int64(used), 0, time.Now()
 }
+
+// begin waits until nobody else asks the server or makes room; end has to follow.
+func (r *room) begin(ctx context.Context) error {
+	select {
+	case r.asking <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (r *room) end() { <-r.asking }
 
 func (r *room) isTight() (used int64, tight bool) {
 	r.mu.Lock()
@@ -63,12 +86,16 @@ func (r *room) isTight() (used int64, tight bool) {
 
 // checkRoom returns store.ErrFull if the bucket has no room for a Put.
 func (s *Store) checkRoom(ctx context.Context, size int) error {
-	ask := s.room.take(size)
-	if _, tight := s.room.isTight(); !ask && !tight {
+	if !s.room.take(size) {
 		return nil
 	}
-	s.room.asking.Lock()
-	defer s.room.asking.Unlock()
+	if err := s.room.begin(ctx); err != nil {
+		return err
+	}
+	defer s.room.end()
+	if !s.room.isStale() {
+		return nil // somebody else has asked
+	}
 	if err := s.measure(ctx); err != nil {
 		return err
 	}
@@ -91,16 +118,15 @@ func (s *Store) measure(ctx context.Context) error {
 	return err
 }
 
-// squeezePause is the time between attempts to make room.
+// squeezePause is the time until the next attempt to make room after one that has made little.
 const squeezePause = 5 * time.Second
 
 // squeeze makes room by giving up history: of each key only the last message stays. Watchers that
-// miss what is gone get store.ErrCompacted. It wants room.asking held.
+// miss what is gone get store.ErrCompacted. It wants begin called.
 func (s *Store) squeeze(ctx context.Context) error {
 	if time.Since(s.room.squeezed) < squeezePause {
 		return nil
 	}
-	s.room.squeezed = time.Now()
 	var info *jetstream.StreamInfo
 	err := s.persist(ctx, func(ctx context.Context) (err error) {
 		info, err = s.stream.Info(ctx, jetstream.WithSubjectFilter(s.config.all()))
@@ -110,20 +136,33 @@ func (s *Store) squeeze(ctx context.Context) error {
 		return err
 	}
 	s.log.Warn("natskv: the bucket is full; its history is given up", "bytes", info.State.Bytes, "limit", s.room.limit)
+	began := time.Now()
 	for subject, messages := range info.State.Subjects {
 		if messages < 2 {
 			continue
+		}
+		if time.Since(began) > s.config.Patience {
+			break // the next Put goes on
 		}
 		if err := s.purgeSubject(ctx, subject, jetstream.WithPurgeKeep(1)); err != nil {
 			return err
 		}
 	}
-	return s.measure(ctx)
+	before, _ := s.room.isTight()
+	if err := s.measure(ctx); err != nil {
+		return err
+	}
+	if after, _ := s.room.isTight(); before-after < s.room.limit/16 {
+		s.room.squeezed = time.Now()
+	}
+	return nil
 }
 
 func (s *Store) squeezeNow(ctx context.Context) error {
-	s.room.asking.Lock()
-	defer s.room.asking.Unlock()
+	if err := s.room.begin(ctx); err != nil {
+		return err
+	}
+	defer s.room.end()
 	return s.squeeze(ctx)
 }
 

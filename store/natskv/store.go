@@ -29,6 +29,7 @@ type Store struct {
 	marked atomic.Uint64 // counts them
 	puts   puts
 	view   *view
+	era    atomic.Pointer[era]
 	purge  pruner
 	room   room
 	health health
@@ -65,9 +66,14 @@ func Open(ctx context.Context, config Config) (*Store, error) {
 	}
 	s.view = newView(config.MaxLog)
 	s.purge.age, s.purge.every = markerAge, pruneEvery
+	s.room.asking = make(chan struct{}, 1)
+	s.era.Store(newEra())
 	if err := s.ensure(ctx); err != nil {
 		return nil, explain(fmt.Errorf("open bucket %q: %w", config.Bucket, err))
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.spawn(s.watchConnection)
 	return s, nil
 }
 
@@ -96,6 +102,7 @@ func (s *Store) ensure(ctx context.Context) error {
 		s.log.Warn("natskv: the server's max_payload is too small for the largest values", "max_payload", most, "want", store.MaxValue+headerRoom)
 	}
 	s.room.limit = roomFor(s.stream.CachedInfo().Config.MaxBytes)
+	s.room.set(s.stream.CachedInfo().State.Bytes)
 	return nil
 }
 

@@ -203,7 +203,7 @@ func (s *Store) reread(ctx context.Context, w *waiter, emit func(store.Op, store
 	}
 	defer c.stop(ctx)
 	for s.view.isAhead(w) {
-		d, err := c.next(ctx, attemptTime)
+		d, err := c.next(ctx, 2*stall)
 		if err != nil {
 			return true, err
 		}

@@ -101,9 +101,16 @@ func (w *writing) look(ctx context.Context) (uint64, *change, error) {
 	}
 }
 
+// maxTrace bounds the way back, in a bucket whose history is not bounded.
+const maxTrace = 1024
+
 // trace goes back from the key's last message to the one that replaced what was expected: is it this change?
 func (w *writing) trace(ctx context.Context, last *change) (uint64, *change, error) {
-	for d := last; d != nil && d.linked && d.sequence > w.expect; {
+	d := last
+	for range maxTrace {
+		if d == nil || !d.linked || d.sequence <= w.expect {
+			break
+		}
 		if d.mark == w.change.mark {
 			return d.sequence, nil, nil
 		}
