@@ -1,17 +1,8 @@
-// Package pgtest gives tests a real PostgreSQL server, from the packages of the operating system, in a
-// temporary directory. It syncs as in production, but where there is a file system in memory that is large enough, and
-// TMPDIR does not say otherwise, there is no disk to wait for.
-//
-// [Shared] is one server for all tests of a binary, whose TestMain calls [Stop]; each test uses a schema of
-// its own ([Name]). [New] is a server for one test, which may be killed and started again. A test is skipped
-// where PostgreSQL is not installed, and fails there if CONVERGE_REQUIRE_SERVICES is 1.
-//
-// A server is a child of the test binary. On Linux it ends with it, also when the binary crashes; only its
-// directory stays behind then.
+//go:build unix
+
 package pgtest
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -23,12 +14,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-)
-
-// Login of the server's superuser. A test may look for the password where it must not appear.
-const (
-	User     = "converge"
-	Password = "s3cret-Of-The-Tests"
 )
 
 // Server is a PostgreSQL server on a loopback port with one database, "postgres". Its methods are not for
@@ -83,18 +68,6 @@ func New(t testing.TB, options ...string) *Server {
 	return s
 }
 
-// URL returns how the superuser reaches the server, by way of addr if one is given.
-func (s *Server) URL(addr ...string) string {
-	host := s.Addr
-	if len(addr) > 0 {
-		host = addr[0]
-	}
-	return fmt.Sprintf("postgres://%s:%s@%s/postgres?sslmode=disable", User, Password, host)
-}
-
-// Name returns a name that nobody else has: for a schema, a database or a role.
-func Name() string { return "t_" + strings.ToLower(rand.Text()) }
-
 // find returns where the newest installed server's programs are.
 func find(t testing.TB) string {
 	t.Helper()
@@ -102,11 +75,8 @@ func find(t testing.TB) string {
 	if path, err := exec.LookPath("postgres"); err == nil {
 		found = append(found, path)
 	}
-	if len(found) == 0 && os.Getenv("CONVERGE_REQUIRE_SERVICES") == "1" {
-		t.Fatal("PostgreSQL is not installed, and CONVERGE_REQUIRE_SERVICES is 1: apt-get install postgresql")
-	}
 	if len(found) == 0 {
-		t.Skip("PostgreSQL is not installed: apt-get install postgresql")
+		unavailable(t, "PostgreSQL is not installed (apt-get install postgresql)")
 	}
 	slices.SortFunc(found, func(a, b string) int { return len(a) - len(b) }) // 9 before 10
 	return filepath.Dir(found[len(found)-1])

@@ -50,8 +50,8 @@ func TestLongListShowsItsMoment(t *testing.T) {
 func TestLongListsLeftEarlyLeaveNothing(t *testing.T) {
 	t.Parallel()
 	s := open(t, postgres.Config{})
-	fill(t, s, 3000, 1000)
-	for range 40 {
+	fill(t, s, 1500, 500)
+	for range 20 {
 		for _, err := range s.List(t.Context(), "") {
 			if err != nil {
 				t.Fatal(err)

@@ -18,12 +18,18 @@ import (
 	"github.com/converge-agents/converge/internal/pgtest"
 	"github.com/converge-agents/converge/store"
 	"github.com/converge-agents/converge/store/postgres"
+	"github.com/converge-agents/converge/store/storetest"
 )
 
 const (
 	soakLoops   = 1000
 	soakWriters = 8
 )
+
+// The shortest log that there can be.
+func TestCompactionToOne(t *testing.T) {
+	storetest.RunCompaction(t, func(t *testing.T) store.Store { return open(t, postgres.Config{MaxLog: 1}) })
+}
 
 // TestProcessKilledThousandTimes kills a process that writes, at random moments. Each of its writers counts up in a key of
 // its own and says so after each acknowledgement: what it said has to be there, and at most one step more.
