@@ -43,8 +43,8 @@ func (s Spec) checked(defaultTTL time.Duration) (Spec, error) {
 	if !s.NotBefore.IsZero() {
 		s.NotBefore = wall(s.NotBefore)
 	}
-	if s.IdempotencyKey != "" && s.ID == "" {
-		s.ID = IDForKey(s.Submitter, s.IdempotencyKey)
+	if s.ID == "" && s.IdempotencyKey != "" {
+		s.ID = s.NewID()
 	}
 	return s, s.check()
 }
