@@ -52,7 +52,7 @@ func (e *StandardExecutor) operation(d Decision, before int) (remote.Op, error) 
 		return remote.Op{Kind: remote.OpReport, Claim: claim, Result: d.Result, ResultType: d.ContentType}, err
 	case FailTask:
 		claim, err := e.claimOf(d.TaskID)
-		return remote.Op{Kind: remote.OpFail, Claim: claim, Reason: d.Reason}, err
+		return remote.Op{Kind: remote.OpFail, Claim: claim, Reason: d.Reason, Permanent: d.Permanent}, err
 	}
 	return remote.Op{}, notConfigured(d)
 }
@@ -78,7 +78,11 @@ func (e *StandardExecutor) doOne(ctx context.Context, op *remote.Op) (r remote.R
 	case remote.OpReport:
 		r.Task, r.Err = e.env.Tasks.Report(ctx, op.Claim, op.Result, op.ResultType)
 	case remote.OpFail:
-		r.Task, r.Err = e.env.Tasks.Fail(ctx, op.Claim, op.Reason)
+		fail := e.env.Tasks.Fail
+		if op.Permanent {
+			fail = e.env.Tasks.FailPermanently
+		}
+		r.Task, r.Err = fail(ctx, op.Claim, op.Reason)
 	case remote.OpRelease:
 		r.Task, r.Err = e.env.Tasks.Release(ctx, op.Claim)
 	case remote.OpCancel:
@@ -104,37 +108,44 @@ func (e *StandardExecutor) finish(op *remote.Op, r remote.Result) error {
 func (e *StandardExecutor) submission(spec task.Spec) (remote.Op, error) {
 	spec.Submitter = e.env.Agent
 	if spec.ID == "" {
-		spec.ID = task.NewID()
+		spec.ID = spec.NewID()
 	}
-	return remote.Op{Kind: remote.OpSubmit, Spec: spec}, e.expect(spec.ID)
+	return remote.Op{Kind: remote.OpSubmit, Spec: spec}, e.expect(spec.ID, spec.IdempotencyKey != "")
 }
 
-func (e *StandardExecutor) expect(id string) error {
+// expect enters a task as outstanding. One with an idempotency key may be that already.
+func (e *StandardExecutor) expect(id string, keyed bool) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if _, known := e.outstanding[id]; known {
+	if _, known := e.outstanding[id]; known && keyed {
+		return nil
+	} else if known {
 		return fmt.Errorf("submit_task %q: %w", id, task.ErrExists)
 	}
 	if len(e.outstanding) >= MaxOutstandingTasks {
 		return fmt.Errorf("submit_task: %w: %d tasks of this agent have not ended", ErrTooMany, MaxOutstandingTasks)
 	}
 	if e.outstanding == nil {
-		e.outstanding = map[string]struct{}{}
+		e.outstanding = map[string]bool{}
 	}
-	e.outstanding[id] = struct{}{}
+	e.outstanding[id] = false
 	return nil
 }
 
 // submitted takes in how a submission has ended. One that was made before, and whose answer was lost,
 // may be of a task that has ended.
 func (e *StandardExecutor) submitted(id string, r remote.Result) {
-	if r.Err != nil {
-		e.mu.Lock()
+	e.mu.Lock()
+	confirmed, known := e.outstanding[id]
+	if r.Err == nil && known {
+		e.outstanding[id] = true
+	} else if !confirmed {
 		delete(e.outstanding, id)
-		e.mu.Unlock()
-		return
 	}
-	e.Observe(r.Task)
+	e.mu.Unlock()
+	if r.Err == nil {
+		e.Observe(r.Task)
+	}
 }
 
 // Observe takes in a change of a task: the end of one that was submitted here waits for Collect, and that

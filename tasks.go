@@ -30,6 +30,7 @@ type Tasks interface {
 	Heartbeat(ctx context.Context, c task.Claim) (task.Claim, error)
 	Report(ctx context.Context, c task.Claim, result []byte, mediaType string) (task.Task, error)
 	Fail(ctx context.Context, c task.Claim, reason string) (task.Task, error)
+	FailPermanently(ctx context.Context, c task.Claim, reason string) (task.Task, error)
 	Release(ctx context.Context, c task.Claim) (task.Task, error)
 	Cancel(ctx context.Context, id string, by identity.ID) (task.Task, error)
 	Visible(p task.Profile, limit int) []task.Task

@@ -31,7 +31,9 @@ type WorkerConfig struct {
 }
 
 // Worker claims the pending tasks that its capabilities match, runs the tool that serves the capability
-// that is the task's Kind, with the task's params, and reports. How the tool ends is how the task ends.
+// that is the task's Kind, with the task's params, and reports. How the tool ends is how the task ends, or
+// the attempt if the tool fails and there are others; one with params that the tool does not take is not
+// tried again.
 type Worker struct {
 	tools       map[string]string
 	concurrency int
@@ -143,7 +145,7 @@ func (w *Worker) report(r converge.ToolResult) []converge.Decision {
 		s = Statement{Status: task.Completed, Digest: digest(r.Output.Data)}
 	} else {
 		reason := publicReason(r.Err)
-		end = converge.FailTask{TaskID: t.ID, Reason: reason}
+		end = converge.FailTask{TaskID: t.ID, Reason: reason, Permanent: errors.Is(r.Err, tool.ErrInvalidParams)}
 		s = Statement{Status: task.Failed, Error: reason}
 	}
 	w.statements.put(t.ID, s)

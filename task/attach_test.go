@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -207,18 +208,26 @@ func TestHeartbeatKeepsAClaim(t *testing.T) {
 	})
 }
 
-func TestHeartbeatNeverShortensAClaim(t *testing.T) {
-	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	m := newManager(t, newStore(t), func(c *task.Config) { c.Now = func() time.Time { return now } })
+// A claim that was made when the clock was ahead lasts for its time to live from when that is noticed.
+func TestClaimOfAClockThatWasAheadIsBounded(t *testing.T) {
+	var now atomic.Pointer[time.Time]
+	set := func(at time.Time) time.Time { now.Store(&at); return at }
+	start := set(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))
+	m := newManager(t, newStore(t), func(c *task.Config) { c.Now = func() time.Time { return *now.Load() } })
 	mustSubmit(t, m, task.Spec{ID: "t"})
 	claim, _, err := m.Claim(t.Context(), "t", alice)
 	if err != nil {
 		t.Fatal(err)
 	}
-	now = now.Add(-time.Hour) // the clock was set back
+	back := set(start.Add(-time.Hour))
 	again, err := m.Heartbeat(t.Context(), claim)
-	if err != nil || !again.Expires.Equal(claim.Expires) {
-		t.Errorf("Heartbeat gives %v, %v, after %v", again.Expires, err, claim.Expires)
+	if err != nil || !again.Expires.Equal(back.Add(30*time.Second)) {
+		t.Errorf("Heartbeat gives %v, %v, at %v, after %v", again.Expires, err, back, claim.Expires)
+	}
+	defer m.Attach(func(task.Task) {})()
+	back = set(back.Add(-time.Hour))
+	if again, err = m.Heartbeat(t.Context(), again); err != nil || !again.Expires.After(back.Add(time.Hour)) {
+		t.Errorf("Heartbeat gives %v, %v: it shortens a claim that this manager has seen", again.Expires, err)
 	}
 }
 
@@ -391,6 +400,20 @@ func (f *faultyStore) Put(ctx context.Context, key string, value []byte, rev sto
 	return f.Store.Put(ctx, key, value, rev)
 }
 
+func (f *faultyStore) Get(ctx context.Context, key string) (store.Entry, error) {
+	if _, err := f.state(); err != nil {
+		return store.Entry{}, err
+	}
+	return f.Store.Get(ctx, key)
+}
+
+func (f *faultyStore) Delete(ctx context.Context, key string, rev store.Revision) error {
+	if _, err := f.state(); err != nil {
+		return err
+	}
+	return f.Store.Delete(ctx, key, rev)
+}
+
 func (f *faultyStore) List(ctx context.Context, prefix string) iter.Seq2[store.Entry, error] {
 	if _, err := f.state(); err != nil {
 		return func(yield func(store.Entry, error) bool) { yield(store.Entry{}, err) }
@@ -411,6 +434,8 @@ func (f *faultyStore) Watch(ctx context.Context, prefix string, after store.Revi
 	}
 }
 
+func second[T any](_ T, err error) error { return err }
+
 var errFault = errors.New("no connection")
 
 func TestStoreFaultsAreRiddenOut(t *testing.T) {
@@ -420,7 +445,13 @@ func TestStoreFaultsAreRiddenOut(t *testing.T) {
 		there, here := newManager(t, healthy), newManager(t, s)
 		s.breakWith(errFault)
 		var r recorder
-		defer here.Attach(r.listen)() // returns in spite of the fault
+		wantIs(t, here.Healthy(), nil)  // nobody is attached
+		detach := here.Attach(r.listen) // returns in spite of the fault
+		defer func() {
+			detach()
+			wantIs(t, here.Healthy(), nil)
+		}()
+		wantIs(t, here.Healthy(), errFault)
 		mustSubmit(t, there, task.Spec{ID: "a"})
 		if got := here.Visible(alice, 10); got != nil {
 			t.Errorf("Visible gives %v", got)
@@ -429,6 +460,7 @@ func TestStoreFaultsAreRiddenOut(t *testing.T) {
 		s.repair()
 		time.Sleep(time.Minute)
 		r.want(t, "a pending 0")
+		wantIs(t, here.Healthy(), nil)
 
 		s.breakWith(errFault)
 		synctest.Wait()
@@ -443,6 +475,13 @@ func TestStoreFaultsAreRiddenOut(t *testing.T) {
 		r.want(t)
 		_, _, err = here.Claim(t.Context(), "b", alice)
 		wantIs(t, err, errFault)
+		wantIs(t, here.Healthy(), errFault)
+		for _, err := range []error{
+			second(here.Submit(t.Context(), task.Spec{Kind: "work", Submitter: submitter})), second(here.Report(t.Context(), claim, nil, "")),
+			second(here.Cancel(t.Context(), "b", submitter)), second(here.Get(t.Context(), "b")), second(here.List(t.Context(), task.Filter{}, 1, "")),
+		} {
+			wantIs(t, err, errFault) // nothing is acknowledged
+		}
 		s.repair()
 		time.Sleep(time.Minute)
 		r.want(t, "a assigned 1", "a completed 1", "b pending 0")
@@ -454,6 +493,7 @@ func TestStoreFaultsAreRiddenOut(t *testing.T) {
 		s.breakWith(errFault)
 		synctest.Wait()
 		time.Sleep(10 * time.Minute) // the claim cannot be released
+		wantText(t, here.Healthy(), "since 2000-01-01T00:02:00Z")
 		s.repair()
 		time.Sleep(time.Minute)
 		r.want(t, "b pending 1")

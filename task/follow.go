@@ -12,8 +12,8 @@ import (
 // listener is one who is attached.
 type listener struct{ fn func(Task) }
 
-// Attach has fn called whenever a task changes, by whomever, until detach is called. The calls come from
-// one goroutine, one after the other: fn must not block, must not call Attach or detach, and must not
+// Attach has fn called whenever a task changes, by whomever, and when one is ready that had to wait, until
+// detach is called. The calls come one after the other: fn must not block, must not call Attach or detach, and must not
 // change what the task's slices hold, which it shares with others who are attached. It is there to wake
 // somebody up.
 //
@@ -22,9 +22,11 @@ type listener struct{ fn func(Task) }
 // running and is not called again; detaching twice is fine.
 //
 // The first Attach reads the tasks of the store, and returns when that is done or has gone wrong, which
-// is logged and tried again. While somebody is attached, the manager runs two goroutines: one follows
-// the store, the other sleeps until something is due and then releases expired claims and fails tasks
-// at their deadline. The last detach stops them and waits for them.
+// is logged and tried again. While somebody is attached, the manager runs a few goroutines: one follows
+// the store; one sleeps until something is due and then releases expired claims, fails tasks at their
+// deadline and shows those that are ready; one deletes tasks that have ended long ago, if Config.Retention
+// says so; and one looks at the store's clock, if it has one. The last detach stops them and waits for
+// them.
 func (m *Manager) Attach(fn func(Task)) (detach func()) {
 	m.life.Lock()
 	defer m.life.Unlock()
@@ -38,6 +40,8 @@ func (m *Manager) Attach(fn func(Task)) (detach func()) {
 		if m.unlisten(l) == 0 {
 			m.stop()
 			m.running.Wait()
+			m.health.set(&m.health.following, nil)
+			m.health.set(&m.health.expiring, nil)
 		}
 	})
 }
@@ -58,9 +62,17 @@ func (m *Manager) unlisten(l *listener) int {
 
 // tell tells all listeners of a task.
 func (m *Manager) tell(r *record) {
+	m.tellIf(r, func() bool { return true })
+}
+
+// tellIf tells them if that is so when nobody else tells anything.
+func (m *Manager) tellIf(r *record, so func() bool) {
 	t := r.task()
 	m.deliver.Lock()
 	defer m.deliver.Unlock()
+	if !so() {
+		return
+	}
 	for _, l := range m.listeners {
 		l.fn(t)
 	}
@@ -72,6 +84,12 @@ func (m *Manager) start() {
 	f := follower{m: m, started: make(chan struct{})}
 	m.running.Go(func() { f.run(ctx) })
 	m.running.Go(func() { m.expireDue(ctx) })
+	if m.clock.store != nil {
+		m.running.Go(func() { m.clock.keep(ctx, m.resetAlarm) })
+	}
+	if m.prunes() {
+		m.running.Go(func() { m.prune(ctx) })
+	}
 	<-f.started
 }
 
@@ -93,6 +111,7 @@ func (f *follower) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		f.m.health.set(&f.m.health.following, err)
 		f.m.logger.Warn("tasks can no longer be followed", "error", err)
 		f.begin()
 		if errors.Is(err, store.ErrClosed) {
@@ -127,8 +146,13 @@ func (f *follower) waitedFor() bool {
 // follow returns the error that ends the watch.
 func (f *follower) follow(ctx context.Context) error {
 	var afresh *index
+	past := f.m.attic.newCollector()
 	if f.at == 0 {
 		afresh = newIndex()
+	} else {
+		confirming, cancel := context.WithCancel(ctx)
+		defer cancel()
+		f.m.running.Go(func() { f.m.confirm(confirming) })
 	}
 	for ev, err := range f.m.store.Watch(ctx, keyPrefix, f.at) {
 		switch {
@@ -136,8 +160,10 @@ func (f *follower) follow(ctx context.Context) error {
 			return err
 		case ev.Op == store.OpSynced:
 			f.publish(afresh, ev.Entry.Revision)
-			afresh = nil
+			f.m.attic.replace(past)
+			afresh, past = nil, nil
 		case afresh != nil:
+			f.m.collect(past, ev.Entry)
 			f.load(afresh, ev.Entry)
 		default:
 			f.apply(ev)
@@ -148,6 +174,9 @@ func (f *follower) follow(ctx context.Context) error {
 
 // load takes in an entry of the snapshot. Tasks that have not ended are told when they can be found.
 func (f *follower) load(x *index, e store.Entry) {
+	if _, _, ended := peek(e.Value); ended && f.waitedFor() {
+		return
+	}
 	r, known := f.known(e)
 	if !known {
 		r = f.m.decode(e)
@@ -186,6 +215,7 @@ func (f *follower) publish(x *index, at store.Revision) {
 		}
 	}
 	f.m.replaceIndex(x)
+	f.m.health.set(&f.m.health.following, nil)
 	f.at, f.told, f.pause = at, at, 0
 	f.begin()
 	for _, r := range news {
@@ -195,6 +225,7 @@ func (f *follower) publish(x *index, at store.Revision) {
 
 // replaceIndex carries over what is newer than the snapshot that x was made of.
 func (m *Manager) replaceIndex(x *index) {
+	now := m.clock.now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if old := m.index.Load(); old != nil {
@@ -202,6 +233,7 @@ func (m *Manager) replaceIndex(x *index) {
 			x.put(r)
 		}
 	}
+	x.waken(now)
 	m.index.Store(x)
 	m.checkAlarm()
 }
@@ -215,7 +247,11 @@ func (m *Manager) dropIndex() {
 // apply takes in a change. Most of those that this program made are known already, and need no decoding.
 func (f *follower) apply(ev store.Event) {
 	at := ev.Entry.Revision
-	f.at, f.told, f.pause = at, at, 0
+	f.at, f.told = at, at
+	if f.pause != 0 {
+		f.pause = 0
+		f.m.health.set(&f.m.health.following, nil)
+	}
 	id, _ := idOf(ev.Entry.Key) // a key that is not that of a task gives none, and fails to decode
 	r := f.m.recall(id)
 	if r != nil && r.revision > at {
@@ -234,6 +270,7 @@ func (f *follower) apply(ev store.Event) {
 // pass lets go of a task when its end, which was known, comes by.
 func (m *Manager) pass(r *record) {
 	if r.status.Terminal() {
+		m.shelve(r)
 		x := m.index.Load()
 		x.book.see(r.revision)
 		x.book.remove(r)
@@ -251,6 +288,9 @@ func (m *Manager) settle(id string, ev store.Event) *record {
 	defer m.mu.Unlock()
 	x := m.index.Load()
 	gone := r == nil || r.status.Terminal()
+	if r != nil && gone {
+		m.shelve(r)
+	}
 	if !gone {
 		x.put(r)
 	}

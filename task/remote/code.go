@@ -29,6 +29,7 @@ const (
 	codeMalformed   // with a text
 	codeBusy        // ask again later
 	codeLater       // not carried out, since the answer has no more room: ask again
+	codeNotDead
 )
 
 // errorOf has the errors that keep their identity across the wire.
@@ -48,6 +49,13 @@ var errorOf = map[code]error{
 	codeUnavailable:  ErrUnavailable,
 	codeMalformed:    ErrProtocol,
 	codeBusy:         ErrUnavailable,
+	codeNotDead:      task.ErrNotDead,
+}
+
+// told are the codes that a client is told of errors that a host comes upon.
+var told = []code{
+	codeNotFound, codeExists, codeNotPending, codeNotRouted, codeClaimLost, codeTerminal, codeNotSubmitter, codeFull,
+	codeInvalid, codeRecord, codeNotAllowed, codeUnsupported, codeNotDead,
 }
 
 // failure is why something was not done, as it is told.
@@ -59,7 +67,7 @@ type failure struct {
 // failureOf tells what a client may know of an error. Of an invalid argument it is told what is wrong
 // with it, which concerns nothing but the argument.
 func failureOf(err error) failure {
-	for c := codeNotFound; c < codeUnavailable; c++ {
+	for _, c := range told {
 		if !errors.Is(err, errorOf[c]) {
 			continue
 		}

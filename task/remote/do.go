@@ -39,9 +39,16 @@ func (c *Client) Report(ctx context.Context, claim task.Claim, result []byte, me
 	return r.Task, r.Err
 }
 
-// Fail ends a task as failed; see [task.Manager.Fail]. What it returns is without params.
+// Fail ends an attempt; see [task.Manager.Fail]. What it returns is without params.
 func (c *Client) Fail(ctx context.Context, claim task.Claim, reason string) (task.Task, error) {
 	r := c.one(ctx, Op{Kind: OpFail, Claim: claim, Reason: reason})
+	return r.Task, r.Err
+}
+
+// FailPermanently ends a task as failed; see [task.Manager.FailPermanently]. What it returns is without
+// params.
+func (c *Client) FailPermanently(ctx context.Context, claim task.Claim, reason string) (task.Task, error) {
+	r := c.one(ctx, Op{Kind: OpFail, Claim: claim, Reason: reason, Permanent: true})
 	return r.Task, r.Err
 }
 
@@ -58,6 +65,16 @@ func (c *Client) Cancel(ctx context.Context, id string, by identity.ID) (task.Ta
 		return task.Task{}, fmt.Errorf("cancel task %.80q: %w", id, task.ErrNotSubmitter)
 	}
 	r := c.one(ctx, Op{Kind: OpCancel, TaskID: id})
+	return r.Task, r.Err
+}
+
+// Requeue makes a dead letter pending again; see [task.Manager.Requeue]. by has to be the client's agent.
+// What it returns is without params. The end of the task is told to those who are attached.
+func (c *Client) Requeue(ctx context.Context, id string, by identity.ID) (task.Task, error) {
+	if b, err := c.bound(); err == nil && by != b.Profile.Agent {
+		return task.Task{}, fmt.Errorf("requeue task %.80q: %w", id, task.ErrNotSubmitter)
+	}
+	r := c.one(ctx, Op{Kind: OpRequeue, TaskID: id})
 	return r.Task, r.Err
 }
 
@@ -106,15 +123,19 @@ type doing struct {
 func (d *doing) prepare(i int) error {
 	o := &d.ops[i]
 	if o.Kind == OpSubmit && o.Spec.ID == "" {
-		o.Spec.ID = task.NewID()
+		id, err := d.c.newID(o.Spec)
+		if err != nil {
+			return err
+		}
+		o.Spec.ID = id
 	}
 	o.Reason = fit(o.Reason, task.MaxReason)
 	if err := o.check(); err != nil {
 		return err
 	}
 	switch o.Kind {
-	case OpSubmit:
-		return d.c.expect(o.Spec.ID)
+	case OpSubmit, OpRequeue:
+		return d.c.expect(o.id())
 	case OpClaim:
 		d.c.take(o.TaskID)
 	}
