@@ -39,17 +39,17 @@ var (
 const MaxSize = cose.ProofOverhead + ed25519.SignatureSize + 16
 
 // sign1 returns what is signed, or is a leaf of the tree whose root is signed.
-//
-// This, key and the two functions below are all that knows how a statement is bound to a key.
 func (s *Statement) sign1(by identity.ID) cose.Sign1 {
 	return cose.Sign1{Protected: cose.StatementHeader(by[:], s.Typ), Payload: s.Payload}
 }
 
-// appendProof appends the encoding of a proof: [key epoch, inclusion proof, signature]. The epoch is that of
-// the key that signed; the only one so far, 0, is the agent's root key. The inclusion proof is empty where
-// the signature is over the statement itself.
-func appendProof(b, inclusion, signature []byte) []byte {
-	b = cose.AppendUint(cose.AppendArray(b, 3), 0)
+// epochOf returns the epoch of the key that an agent signs with. So far all sign with their root key.
+func epochOf(*identity.Identity) uint64 { return 0 }
+
+// appendProof appends the encoding of a proof: [key epoch, inclusion proof, signature]. The inclusion proof is
+// empty where the signature is over the statement itself.
+func appendProof(b []byte, epoch uint64, inclusion, signature []byte) []byte {
+	b = cose.AppendUint(cose.AppendArray(b, 3), epoch)
 	return cose.AppendBytes(cose.AppendBytes(b, inclusion), signature)
 }
 

@@ -277,6 +277,39 @@ func TestProofUnderAnUnknownKeyIsRefused(t *testing.T) {
 	}
 }
 
+// epochs is a source that keeps the keys of earlier epochs of Alice.
+type epochs struct {
+	proof.KeySource
+	keys []*identity.Identity
+}
+
+func (e epochs) LookupEpoch(of identity.ID, epoch uint64) (identity.Key, error) {
+	if of != alice.ID() || epoch >= uint64(len(e.keys)) {
+		return identity.Key{}, identity.ErrUnknown
+	}
+	return identity.Key{Public: e.keys[epoch].PublicKey()}, nil
+}
+
+// TestOldKeysGoOnVerifyingWhereTheyAreKept has Alice change her key after she has signed: what names the
+// earlier epoch verifies, and does not as that of the later one.
+func TestOldKeysGoOnVerifyingWhereTheyAreKept(t *testing.T) {
+	t.Parallel()
+	all, proofs := examples()
+	v := proof.NewVerifier(epochs{nil, []*identity.Identity{alice, bob}})
+	for i, s := range all {
+		if err := v.Verify(alice.ID(), s, proofs[i]); err != nil {
+			t.Errorf("signed before the change: %v", err)
+		}
+		p := slices.Clone(proofs[i])
+		for epoch, want := range map[byte]error{1: proof.ErrForged, 2: identity.ErrUnknown} {
+			p[1] = epoch
+			if err := v.Verify(alice.ID(), s, p); !errors.Is(err, want) {
+				t.Errorf("as signed with key %d: %v", epoch, err)
+			}
+		}
+	}
+}
+
 // TestForgettingRootsDecidesNothing has a verifier see more roots than it remembers.
 func TestForgettingRootsDecidesNothing(t *testing.T) {
 	t.Parallel()

@@ -64,7 +64,7 @@ func (s *Signer) SignAll(statements []Statement) [][]byte {
 func (s *Signer) signAlone(e *entry) error {
 	parts := e.statement.sign1(s.ID())
 	signed := cose.Sign(s.identity, e.statement.Domain, parts.Protected, parts.Payload)
-	e.proof = appendProof(nil, nil, signed.Signature)
+	e.proof = appendProof(nil, epochOf(s.identity), nil, signed.Signature)
 	s.signed.Inc()
 	return nil
 }
@@ -86,7 +86,7 @@ func (s *Signer) signTogether(batch []*entry) {
 	var scratch [cose.ProofOverhead]byte
 	for i, e := range batch {
 		inclusion := tree.AppendProof(scratch[:0], i)
-		e.proof = appendProof(make([]byte, 0, len(inclusion)+len(signature)+8), inclusion, signature)
+		e.proof = appendProof(make([]byte, 0, len(inclusion)+len(signature)+16), epochOf(s.identity), inclusion, signature)
 	}
 	s.signed.Add(uint64(len(batch)))
 	s.shared.Inc()

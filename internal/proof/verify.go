@@ -14,6 +14,14 @@ type KeySource interface {
 	Lookup(identity.ID) (identity.Key, error)
 }
 
+// EpochSource is a [KeySource] of agents that change their keys: an epoch numbers the keys of one agent, and
+// the proof of what was signed names it. A source that keeps the keys of earlier epochs lets what was signed
+// with them go on verifying.
+type EpochSource interface {
+	KeySource
+	LookupEpoch(of identity.ID, epoch uint64) (identity.Key, error)
+}
+
 // Verifier checks proofs. It is safe for concurrent use. It remembers up to 2 × 4,096 signatures over roots
 // that it has verified, so that one is verified once for the statements under it, in whatever order they
 // come. Only those that verify get in, and what it remembers saves work and decides nothing.
@@ -48,16 +56,24 @@ func (v *Verifier) Verify(by identity.ID, s Statement, proof []byte) error {
 	return nil
 }
 
-// key returns the key that an agent has, or had, in an epoch.
+// key returns the key that an agent has, or had, in an epoch. Sources that know of no epochs have the root
+// key, which is that of epoch 0.
 func (v *Verifier) key(of identity.ID, epoch uint64) (ed25519.PublicKey, error) {
-	if epoch != 0 {
-		return nil, fmt.Errorf("the signature is by key %d of agent %s: %w", epoch, of.Short(), identity.ErrUnknown)
-	}
-	key, err := v.keys.Lookup(of)
+	key, err := v.lookup(of, epoch)
 	if err != nil {
-		return nil, fmt.Errorf("the key of agent %s: %w", of.Short(), err)
+		return nil, fmt.Errorf("key %d of agent %s: %w", epoch, of.Short(), err)
 	}
 	return key.Public, nil
+}
+
+func (v *Verifier) lookup(of identity.ID, epoch uint64) (identity.Key, error) {
+	if keys, ok := v.keys.(EpochSource); ok {
+		return keys.LookupEpoch(of, epoch)
+	}
+	if epoch != 0 {
+		return identity.Key{}, identity.ErrUnknown
+	}
+	return v.keys.Lookup(of)
 }
 
 func (v *Verifier) verifyShared(by identity.ID, key ed25519.PublicKey, p parts, leaf cose.Hash) error {
