@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -207,18 +208,26 @@ func TestHeartbeatKeepsAClaim(t *testing.T) {
 	})
 }
 
-func TestHeartbeatNeverShortensAClaim(t *testing.T) {
-	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	m := newManager(t, newStore(t), func(c *task.Config) { c.Now = func() time.Time { return now } })
+// A claim that was made when the clock was ahead lasts for its time to live from when that is noticed.
+func TestClaimOfAClockThatWasAheadIsBounded(t *testing.T) {
+	var now atomic.Pointer[time.Time]
+	set := func(at time.Time) time.Time { now.Store(&at); return at }
+	start := set(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))
+	m := newManager(t, newStore(t), func(c *task.Config) { c.Now = func() time.Time { return *now.Load() } })
 	mustSubmit(t, m, task.Spec{ID: "t"})
 	claim, _, err := m.Claim(t.Context(), "t", alice)
 	if err != nil {
 		t.Fatal(err)
 	}
-	now = now.Add(-time.Hour) // the clock was set back
+	back := set(start.Add(-time.Hour))
 	again, err := m.Heartbeat(t.Context(), claim)
-	if err != nil || !again.Expires.Equal(claim.Expires) {
-		t.Errorf("Heartbeat gives %v, %v, after %v", again.Expires, err, claim.Expires)
+	if err != nil || !again.Expires.Equal(back.Add(30*time.Second)) {
+		t.Errorf("Heartbeat gives %v, %v, at %v, after %v", again.Expires, err, back, claim.Expires)
+	}
+	defer m.Attach(func(task.Task) {})()
+	back = set(back.Add(-time.Hour))
+	if again, err = m.Heartbeat(t.Context(), again); err != nil || !again.Expires.After(back.Add(time.Hour)) {
+		t.Errorf("Heartbeat gives %v, %v: it shortens a claim that this manager has seen", again.Expires, err)
 	}
 }
 

@@ -1,9 +1,19 @@
 package task
 
-import "github.com/converge-agents/converge/identity"
+import (
+	"cmp"
+	"fmt"
 
-// deadlineReason is the error of a task that its deadline has failed.
-const deadlineReason = "deadline exceeded"
+	"github.com/converge-agents/converge/identity"
+)
+
+var errNotReady = fmt.Errorf("%w yet", ErrNotPending)
+
+// Errors of tasks that no agent has failed.
+const (
+	deadlineReason = "deadline exceeded"
+	lapseReason    = "claim expired"
+)
 
 // The functions below are the transitions of a task. Each returns the changed copy of a record, not yet
 // stored, or says why it may not be.
@@ -12,7 +22,7 @@ const deadlineReason = "deadline exceeded"
 func (r *record) changed(to Status, now int64) *record {
 	next := *r
 	next.status, next.updated = to, now
-	next.expires, next.revision = 0, 0
+	next.expires, next.ready, next.revision = 0, 0, 0
 	return &next
 }
 
@@ -35,16 +45,37 @@ func (r *record) due() int64 {
 	return 0
 }
 
-// expire does what is due: it fails a task at its deadline and releases an expired claim.
+// waits tells whether a pending task is not to be claimed yet.
+func (r *record) waits(now int64) bool { return r.ready > now }
+
+// lastLapse tells whether the claim is the last one that may run out.
+func (r *record) lastLapse() bool { return r.attempts+1 >= cmp.Or(r.spec.MaxAttempts, DefaultLapses) }
+
+// expire does what is due: it fails a task at its deadline, and ends an attempt whose claim has expired.
 func (r *record) expire(now int64) *record {
 	if r.overdue(now) {
 		next := r.changed(Failed, now)
 		next.outcome = newOutcome(nil, "", deadlineReason)
 		return next
 	}
+	if r.lastLapse() {
+		next := r.changed(Failed, now)
+		next.attempts, next.dead = r.attempts+1, true
+		next.outcome = newOutcome(nil, "", lapseReason)
+		return next
+	}
 	next := r.changed(Pending, now)
+	next.attempts++
 	next.claimant = identity.ID{}
 	return next
+}
+
+// bound lets no claim last longer than its time to live from now: one that does was made by somebody
+// whose clock was ahead. It is for a record that nobody else has seen.
+func (r *record) bound(now int64) {
+	if r.status == Assigned {
+		r.expires = min(r.expires, now+int64(r.spec.ClaimTTL))
+	}
 }
 
 // assign gives a task to an agent. An expired claim does not have to be released first.
@@ -54,10 +85,15 @@ func (r *record) assign(p *Profile, now int64) (*record, error) {
 		return nil, ErrNotRouted
 	case r.status.Terminal():
 		return nil, ErrTerminal
-	case r.status == Assigned && !r.lapsed(now), r.overdue(now):
+	case r.status == Assigned && (!r.lapsed(now) || r.lastLapse()), r.overdue(now):
 		return nil, ErrNotPending
+	case r.waits(now):
+		return nil, errNotReady
 	}
 	next := r.changed(Assigned, now)
+	if r.status == Assigned {
+		next.attempts++
+	}
 	next.claimant = p.Agent
 	next.epoch++
 	next.expires = r.expiry(now)
@@ -106,13 +142,47 @@ func (r *record) release(c *Claim, now int64) (*record, error) {
 	return next, nil
 }
 
-// end completes or fails a task.
-func (r *record) end(c *Claim, as Status, o *outcome, now int64) (*record, error) {
+// complete ends a task with a result.
+func (r *record) complete(c *Claim, o *outcome, now int64) (*record, error) {
 	if err := r.held(c, now); err != nil {
 		return nil, err
 	}
-	next := r.changed(as, now)
+	next := r.changed(Completed, now)
 	next.outcome = o
+	return next, nil
+}
+
+// fail ends an attempt, and the task with it if it was the last or permanent is set.
+func (r *record) fail(c *Claim, o *outcome, permanent bool, now int64) (*record, error) {
+	if err := r.held(c, now); err != nil {
+		return nil, err
+	}
+	next := r.changed(Failed, now)
+	next.outcome = o
+	next.attempts++
+	switch {
+	case permanent || r.spec.MaxAttempts == 0:
+	case next.attempts >= r.spec.MaxAttempts:
+		next.dead = true
+	default:
+		next.status, next.claimant = Pending, identity.ID{}
+		next.ready = now + int64(r.spec.Backoff.pause(next.attempts))
+	}
+	return next, nil
+}
+
+// requeue gives a dead letter another round of attempts. Its epoch grows on.
+func (r *record) requeue(by identity.ID, now int64) (*record, error) {
+	switch {
+	case by != r.spec.Submitter:
+		return nil, ErrNotSubmitter
+	case !r.dead:
+		return nil, ErrNotDead
+	case r.deadline != 0 && now >= r.deadline:
+		return nil, fmt.Errorf("%w: its deadline is over", ErrTerminal)
+	}
+	next := r.changed(Pending, now)
+	next.attempts, next.dead, next.claimant, next.outcome = 0, false, identity.ID{}, nil
 	return next, nil
 }
 
@@ -123,5 +193,7 @@ func (r *record) cancel(by identity.ID, now int64) (*record, error) {
 	if r.status.Terminal() {
 		return nil, ErrTerminal
 	}
-	return r.changed(Cancelled, now), nil
+	next := r.changed(Cancelled, now)
+	next.outcome = nil
+	return next, nil
 }

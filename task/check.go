@@ -3,12 +3,17 @@ package task
 import (
 	"bytes"
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/converge-agents/converge/identity"
 )
 
 // emptyParams is what a Spec without parameters holds.
@@ -17,8 +22,11 @@ const emptyParams = "{}"
 // maxName is the longest name in bytes.
 const maxName = 128
 
-// lastDeadline is the latest that a record can hold with room to spare.
-var lastDeadline = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)
+// What a record can hold, with room to spare: 0 is no time.
+var (
+	firstTime    = time.Unix(0, 1).UTC()
+	lastDeadline = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)
+)
 
 // checked returns a copy of s with its defaults filled in, sharing nothing with s, or an error that
 // names the field at fault.
@@ -32,7 +40,22 @@ func (s Spec) checked(defaultTTL time.Duration) (Spec, error) {
 	if !s.Deadline.IsZero() {
 		s.Deadline = wall(s.Deadline)
 	}
+	if !s.NotBefore.IsZero() {
+		s.NotBefore = wall(s.NotBefore)
+	}
+	if s.IdempotencyKey != "" && s.ID == "" {
+		s.ID = IDForKey(s.Submitter, s.IdempotencyKey)
+	}
 	return s, s.check()
+}
+
+// IDForKey returns the ID of the task that an agent submits with that Spec.IdempotencyKey.
+func IDForKey(submitter identity.ID, key string) string {
+	h := sha256.New()
+	h.Write([]byte("converge task idempotency key\x00"))
+	h.Write(submitter[:])
+	h.Write([]byte(key))
+	return "key-" + hex.EncodeToString(h.Sum(nil))
 }
 
 // wall strips the zone and the monotonic reading, which mean nothing to other processes.
@@ -60,10 +83,66 @@ func (s Spec) check() error {
 	if s.Submitter.IsZero() {
 		return invalid("Submitter is not set")
 	}
+	if err := s.checkTimes(); err != nil {
+		return err
+	}
+	if s.MaxAttempts < 0 || s.MaxAttempts > MostAttempts {
+		return invalid("MaxAttempts is %d; it is between 0 and %d", s.MaxAttempts, MostAttempts)
+	}
+	if err := s.Backoff.check(); err != nil {
+		return err
+	}
+	return s.checkKey()
+}
+
+func (s *Spec) checkTimes() error {
+	if !s.Deadline.IsZero() && s.Deadline.Before(firstTime) {
+		return invalid("Deadline %v is over", s.Deadline)
+	}
 	if s.Deadline.After(lastDeadline) {
 		return invalid("Deadline %v is later than %v", s.Deadline, lastDeadline)
 	}
+	if !s.NotBefore.IsZero() && (s.NotBefore.After(lastDeadline) || s.NotBefore.Before(firstTime)) {
+		return invalid("NotBefore %v is not between %v and %v", s.NotBefore, firstTime, lastDeadline)
+	}
+	if !s.NotBefore.IsZero() && !s.Deadline.IsZero() && !s.NotBefore.Before(s.Deadline) {
+		return invalid("NotBefore %v is not before Deadline %v", s.NotBefore, s.Deadline)
+	}
 	return checkTTL("ClaimTTL", s.ClaimTTL)
+}
+
+func (b Backoff) check() error {
+	if b.Base < 0 || b.Base > MaxBackoff {
+		return invalid("Backoff.Base is %v; it is between 0 and %v", b.Base, MaxBackoff)
+	}
+	if b.Max < 0 || b.Max > MaxBackoff || b.Max != 0 && b.Max < b.Base {
+		return invalid("Backoff.Max is %v; it is 0, or between Base, which is %v, and %v", b.Max, b.Base, MaxBackoff)
+	}
+	return nil
+}
+
+// pause returns how long to wait after so many failures: more than half of it, by chance.
+func (b Backoff) pause(failures int) time.Duration {
+	base := cmp.Or(b.Base, DefaultBackoffBase)
+	most := cmp.Or(b.Max, max(base, DefaultBackoffMax))
+	pause := min(base, most)
+	for ; failures > 1 && pause < most; failures-- {
+		pause = min(2*pause, most)
+	}
+	return pause - rand.N(pause/2+1)
+}
+
+func (s *Spec) checkKey() error {
+	if s.IdempotencyKey == "" {
+		return nil
+	}
+	if err := checkName("IdempotencyKey", s.IdempotencyKey); err != nil {
+		return err
+	}
+	if want := IDForKey(s.Submitter, s.IdempotencyKey); s.ID != want {
+		return invalid("ID is %.80q, and for that IdempotencyKey it is %q; leave it empty", s.ID, want)
+	}
+	return nil
 }
 
 func checkTTL(field string, ttl time.Duration) error {

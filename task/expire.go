@@ -39,6 +39,7 @@ func (m *Manager) expireDue(ctx context.Context) {
 
 // setAlarm sets the timer for the first thing that is due.
 func (m *Manager) setAlarm(timer *time.Timer) {
+	now := m.clock.now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.alarm = m.firstDue()
@@ -46,7 +47,7 @@ func (m *Manager) setAlarm(timer *time.Timer) {
 		timer.Stop()
 		return
 	}
-	timer.Reset(time.Duration(m.alarm - m.clock()))
+	timer.Reset(time.Duration(m.alarm - now))
 }
 
 // checkAlarm has the timer set anew if something is due before it goes off. It wants mu held.
@@ -56,6 +57,11 @@ func (m *Manager) checkAlarm() {
 		return
 	}
 	m.alarm = first
+	m.resetAlarm()
+}
+
+// resetAlarm has the timer set anew.
+func (m *Manager) resetAlarm() {
 	select {
 	case m.earlier <- struct{}{}:
 	default:
@@ -65,14 +71,15 @@ func (m *Manager) checkAlarm() {
 // firstDue returns the time of the first thing that is due, or 0. It wants mu held.
 func (m *Manager) firstDue() int64 {
 	if x := m.index.Load(); x != nil {
-		return x.due.first()
+		return x.firstDue()
 	}
 	return 0
 }
 
 // expireAll does all that is due now. It goes on with the others where one finds the store full.
 func (m *Manager) expireAll(ctx context.Context) error {
-	now := m.clock()
+	now := m.clock.now()
+	m.wakenAll(now)
 	var full error
 	for _, r := range m.allDue(now) {
 		err := m.expire(ctx, r, now)
@@ -83,6 +90,22 @@ func (m *Manager) expireAll(ctx context.Context) error {
 		}
 	}
 	return full
+}
+
+// wakenAll shows the tasks that are ready, and tells of them unless something newer will be told.
+func (m *Manager) wakenAll(now int64) {
+	for _, r := range m.allReady(now) {
+		m.tellIf(r, func() bool { return m.recall(r.spec.ID) == r })
+	}
+}
+
+func (m *Manager) allReady(now int64) []*record {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if x := m.index.Load(); x != nil {
+		return x.waken(now)
+	}
+	return nil
 }
 
 func (m *Manager) allDue(now int64) []*record {
@@ -108,10 +131,21 @@ func (m *Manager) expire(ctx context.Context, r *record, now int64) error {
 	if r.status == Assigned {
 		m.counts.expired.Add(1)
 	}
-	if next.status == Failed {
+	m.countFailure(next)
+	return nil
+}
+
+// countFailure counts the end of an attempt that did not complete the task.
+func (m *Manager) countFailure(r *record) {
+	if r.status == Failed {
 		m.counts.failed.Add(1)
 	}
-	return nil
+	if r.dead {
+		m.counts.dead.Add(1)
+	}
+	if r.status == Pending && r.attempts > 0 {
+		m.counts.retried.Add(1)
+	}
 }
 
 // reread replaces what the index has of a task by what the store has.

@@ -12,8 +12,8 @@ import (
 // listener is one who is attached.
 type listener struct{ fn func(Task) }
 
-// Attach has fn called whenever a task changes, by whomever, until detach is called. The calls come from
-// one goroutine, one after the other: fn must not block, must not call Attach or detach, and must not
+// Attach has fn called whenever a task changes, by whomever, and when one is ready that had to wait, until
+// detach is called. The calls come one after the other: fn must not block, must not call Attach or detach, and must not
 // change what the task's slices hold, which it shares with others who are attached. It is there to wake
 // somebody up.
 //
@@ -22,9 +22,11 @@ type listener struct{ fn func(Task) }
 // running and is not called again; detaching twice is fine.
 //
 // The first Attach reads the tasks of the store, and returns when that is done or has gone wrong, which
-// is logged and tried again. While somebody is attached, the manager runs two goroutines: one follows
-// the store, the other sleeps until something is due and then releases expired claims and fails tasks
-// at their deadline. The last detach stops them and waits for them.
+// is logged and tried again. While somebody is attached, the manager runs a few goroutines: one follows
+// the store; one sleeps until something is due and then releases expired claims, fails tasks at their
+// deadline and shows those that are ready; one deletes tasks that have ended long ago, if Config.Retention
+// says so; and one looks at the store's clock, if it has one. The last detach stops them and waits for
+// them.
 func (m *Manager) Attach(fn func(Task)) (detach func()) {
 	m.life.Lock()
 	defer m.life.Unlock()
@@ -58,9 +60,17 @@ func (m *Manager) unlisten(l *listener) int {
 
 // tell tells all listeners of a task.
 func (m *Manager) tell(r *record) {
+	m.tellIf(r, func() bool { return true })
+}
+
+// tellIf tells them if that is so when nobody else tells anything.
+func (m *Manager) tellIf(r *record, so func() bool) {
 	t := r.task()
 	m.deliver.Lock()
 	defer m.deliver.Unlock()
+	if !so() {
+		return
+	}
 	for _, l := range m.listeners {
 		l.fn(t)
 	}
@@ -72,6 +82,9 @@ func (m *Manager) start() {
 	f := follower{m: m, started: make(chan struct{})}
 	m.running.Go(func() { f.run(ctx) })
 	m.running.Go(func() { m.expireDue(ctx) })
+	if m.clock.store != nil {
+		m.running.Go(func() { m.clock.keep(ctx, m.resetAlarm) })
+	}
 	<-f.started
 }
 
@@ -195,6 +208,7 @@ func (f *follower) publish(x *index, at store.Revision) {
 
 // replaceIndex carries over what is newer than the snapshot that x was made of.
 func (m *Manager) replaceIndex(x *index) {
+	now := m.clock.now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if old := m.index.Load(); old != nil {
@@ -202,6 +216,7 @@ func (m *Manager) replaceIndex(x *index) {
 			x.put(r)
 		}
 	}
+	x.waken(now)
 	m.index.Store(x)
 	m.checkAlarm()
 }

@@ -15,6 +15,7 @@ type index struct {
 	shelf  map[anchor]map[*group]bool
 	size   int     // pending tasks
 	due    ranking // what expires
+	asleep ranking // pending tasks that are in no group, since they wait to be ready
 }
 
 // group holds the pending tasks of one kind and routing, by priority and then age.
@@ -69,12 +70,40 @@ func (x *index) list(r *record) {
 	if r.status != Pending {
 		return
 	}
+	x.size++
+	if r.ready != 0 {
+		x.asleep.add(ranked{major: r.ready, rec: r})
+	} else {
+		x.show(r)
+	}
+}
+
+func (x *index) show(r *record) {
 	g := x.groups[r.route]
 	if g == nil {
 		g = x.open(r)
 	}
 	g.pending.add(pendingRank(r))
-	x.size++
+}
+
+// waken shows the tasks that are ready, and returns them.
+func (x *index) waken(now int64) (ready []*record) {
+	for x.asleep.size > 0 && x.asleep.first() <= now {
+		r := x.asleep.runs[0][0].rec
+		x.asleep.remove(x.asleep.runs[0][0])
+		x.show(r)
+		ready = append(ready, r)
+	}
+	return ready
+}
+
+// firstDue returns when the first thing has to be done; 0 means never.
+func (x *index) firstDue() int64 {
+	due, ready := x.due.first(), x.asleep.first()
+	if due == 0 || ready != 0 && ready < due {
+		return ready
+	}
+	return due
 }
 
 func (x *index) unlist(r *record) {
@@ -84,9 +113,12 @@ func (x *index) unlist(r *record) {
 	if r.status != Pending {
 		return
 	}
+	x.size--
+	if r.ready != 0 && x.asleep.remove(ranked{major: r.ready, rec: r}) {
+		return
+	}
 	g := x.groups[r.route]
 	g.pending.remove(pendingRank(r))
-	x.size--
 	if g.pending.size == 0 {
 		x.close(g, r.route)
 	}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,11 +22,25 @@ import (
 type Config struct {
 	Store store.Store // where the tasks are, under the keys that start with "task/". Required.
 
-	Now             func() time.Time // nil means time.Now; timers follow the real clock in any case
-	DefaultClaimTTL time.Duration    // for tasks that name none; 0 means 30 s
-	MaxPending      int              // pending tasks beyond which Submit returns ErrFull, while attached; 0 means 1,000,000
-	Logger          *slog.Logger     // nil means slog.Default()
+	// Now is the clock that goes on from when the manager is made, nil for the computer's monotonic one;
+	// timers follow that in any case. A store with a clock says what the time is.
+	Now             func() time.Time
+	DefaultClaimTTL time.Duration // for tasks that name none; 0 means 30 s
+	MaxPending      int           // pending tasks beyond which Submit returns ErrFull, while attached; 0 means 1,000,000
+	Logger          *slog.Logger  // nil means slog.Default()
+
+	// Retention is how long a task is kept after its end, and with it its ID and idempotency key; while
+	// somebody is attached, it is deleted then. 0 means 7 days, Forever that it stays.
+	Retention time.Duration
+	// DeadRetention is the same for dead letters; 0 means Forever.
+	DeadRetention time.Duration
 }
+
+// Forever is a time that never ends, for Config.Retention.
+const Forever time.Duration = math.MaxInt64
+
+// DefaultRetention is how long tasks are kept after their end.
+const DefaultRetention = 7 * 24 * time.Hour
 
 // Manager is one program's way to the tasks on a store. All methods are safe for concurrent use. Those
 // that take an argument refuse a wrong one with [ErrInvalid].
@@ -35,12 +50,13 @@ type Config struct {
 // what is due.
 type Manager struct {
 	store      store.Store
-	now        func() time.Time
+	clock      *clock
 	defaultTTL time.Duration
 	maxPending int
 	logger     *slog.Logger
 	counts     counts
 	unreadable unreadable
+	keep, dead time.Duration // how long tasks and dead letters are kept
 
 	mu      sync.Mutex            // for what is in index, except for the book, and for:
 	alarm   int64                 // when expireDue wakes up; 0 for never
@@ -59,8 +75,9 @@ type Manager struct {
 func New(c Config) (*Manager, error) {
 	m := &Manager{
 		store:      c.Store,
-		now:        c.Now,
 		defaultTTL: cmp.Or(c.DefaultClaimTTL, 30*time.Second),
+		keep:       cmp.Or(c.Retention, DefaultRetention),
+		dead:       cmp.Or(c.DeadRetention, Forever),
 		maxPending: cmp.Or(c.MaxPending, 1000000),
 		logger:     c.Logger,
 		earlier:    make(chan struct{}, 1),
@@ -74,9 +91,10 @@ func New(c Config) (*Manager, error) {
 	if m.maxPending < 0 {
 		return nil, fmt.Errorf("task manager: MaxPending is %d", m.maxPending)
 	}
-	if m.now == nil {
-		m.now = time.Now
+	if m.keep < 0 || m.dead < 0 {
+		return nil, fmt.Errorf("task manager: Retention is %v and DeadRetention %v; they are 0 or more", c.Retention, c.DeadRetention)
 	}
+	m.clock = newClock(c.Now, m.store)
 	if m.logger == nil {
 		m.logger = slog.Default()
 	}
@@ -87,6 +105,11 @@ func New(c Config) (*Manager, error) {
 type Stats struct {
 	Submitted, Claimed, Completed, Failed, Cancelled uint64
 
+	Retried      uint64 // attempts that failed or ran out with others left
+	DeadLettered uint64 // tasks that failed since their attempts were used up; they are among Failed
+	Requeued     uint64 // dead letters that were given another round of attempts
+	Pruned       uint64 // tasks that were deleted when their Retention was over
+
 	Expired   uint64 // claims that ended since they ran out, as far as this manager was the one to end them
 	Conflicts uint64 // changes that somebody else came before; those that still applied were tried again
 	Corrupt   uint64 // unreadable records that were met and skipped
@@ -94,6 +117,7 @@ type Stats struct {
 
 type counts struct {
 	submitted, claimed, completed, failed, cancelled, expired, conflicts, corrupt atomic.Uint64
+	retried, dead, requeued, pruned                                               atomic.Uint64
 }
 
 // Stats returns the counts of this moment.
@@ -103,44 +127,93 @@ func (m *Manager) Stats() Stats {
 		Submitted: c.submitted.Load(), Claimed: c.claimed.Load(), Completed: c.completed.Load(),
 		Failed: c.failed.Load(), Cancelled: c.cancelled.Load(), Expired: c.expired.Load(),
 		Conflicts: c.conflicts.Load(), Corrupt: c.corrupt.Load(),
+		Retried: c.retried.Load(), DeadLettered: c.dead.Load(), Requeued: c.requeued.Load(), Pruned: c.pruned.Load(),
 	}
 }
 
 // Submit stores a new pending task and returns it. The task keeps nothing of the Spec's memory. It
-// returns [ErrExists] if there is a task of that ID, whatever its state.
+// returns [ErrExists] if there is a task of that ID, whatever its state. With an idempotency key that
+// holds for other content only; otherwise it returns that task, with Existed set.
 func (m *Manager) Submit(ctx context.Context, s Spec) (Task, error) {
-	if s.ID == "" {
+	if s.ID == "" && s.IdempotencyKey == "" {
 		s.ID = NewID()
 	}
-	r, err := m.submit(ctx, s)
+	r, existed, err := m.submit(ctx, &s)
 	if err != nil {
 		return Task{}, taskError("submit", s.ID, err)
 	}
-	m.counts.submitted.Add(1)
-	return r.copy(), nil
+	if !existed {
+		m.counts.submitted.Add(1)
+	}
+	t := r.copy()
+	t.Existed = existed
+	return t, nil
 }
 
-func (m *Manager) submit(ctx context.Context, s Spec) (*record, error) {
-	s, err := s.checked(m.defaultTTL)
+func (m *Manager) submit(ctx context.Context, given *Spec) (r *record, existed bool, err error) {
+	s, err := given.checked(m.defaultTTL)
+	given.ID = s.ID
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	now := m.now()
-	if !s.Deadline.IsZero() && !s.Deadline.After(now) {
-		return nil, invalid("Deadline %v is over", s.Deadline)
+	now := m.clock.now()
+	r, err = newRecord(s, now)
+	if err != nil {
+		return nil, false, err
+	}
+	if err = m.admit(r, now); err == nil {
+		err = m.write(ctx, r, nil)
+	} else if s.IdempotencyKey == "" {
+		return nil, false, err
+	}
+	switch {
+	case err == nil:
+		return r, false, nil
+	case s.IdempotencyKey != "":
+		return m.submittedBefore(ctx, r, given.ClaimTTL == 0, err)
+	case errors.Is(err, store.ErrConflict):
+		err = ErrExists
+	}
+	return nil, false, err
+}
+
+// admit refuses a new task that would fail at once, or that there is no room for.
+func (m *Manager) admit(r *record, now int64) error {
+	if r.overdue(now) {
+		return invalid("Deadline %v is over", r.spec.Deadline)
 	}
 	if m.isFull() {
-		return nil, fmt.Errorf("%w: %d", ErrFull, m.maxPending)
+		return fmt.Errorf("%w: %d", ErrFull, m.maxPending)
 	}
-	r, err := newRecord(s, now.UnixNano())
+	return nil
+}
+
+// submittedBefore returns the task that was submitted with the same idempotency key, if there is one, and
+// otherwise why a new one could not be. The manager's default counts for what is submitted without a TTL,
+// whichever it was.
+func (m *Manager) submittedBefore(ctx context.Context, r *record, anyTTL bool, cause error) (*record, bool, error) {
+	if errors.Is(cause, store.ErrClosed) || ctx.Err() != nil {
+		return nil, false, cause
+	}
+	old, err := m.read(ctx, r.spec.ID)
+	if errors.Is(err, ErrNotFound) {
+		return nil, false, cause
+	}
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	err = m.write(ctx, r, nil)
-	if errors.Is(err, store.ErrConflict) {
-		return nil, ErrExists
+	s := r.spec
+	if anyTTL {
+		s.ClaimTTL = old.spec.ClaimTTL
 	}
-	return r, err
+	encoded, err := s.submission()
+	if err != nil {
+		return nil, false, err
+	}
+	if !bytes.Equal(encoded, old.encoded) {
+		return nil, false, fmt.Errorf("%w: with the same idempotency key and other content", ErrExists)
+	}
+	return old, true, nil
 }
 
 func (m *Manager) isFull() bool {
@@ -185,8 +258,18 @@ func (m *Manager) Claim(ctx context.Context, id string, p Profile) (Claim, Task,
 	if lapsed {
 		m.counts.expired.Add(1)
 	}
-	return r.claim(), r.copy(), nil
+	if lapsed {
+		m.counts.retried.Add(1)
+	}
+	return m.claimOf(r), r.copy(), nil
 }
+
+func (m *Manager) claimOf(r *record) Claim {
+	return Claim{TaskID: r.spec.ID, Agent: r.claimant, Epoch: r.epoch, Expires: m.clock.local(r.expires)}
+}
+
+// Now returns the time by which tasks are timed: the store's, if it has a clock.
+func (m *Manager) Now() time.Time { return toTime(m.clock.now()) }
 
 // Heartbeat lets a claim last for the task's ClaimTTL from now, though not beyond its deadline, and
 // returns it with the new expiry. It returns [ErrClaimLost] or [ErrTerminal] as Report does.
@@ -195,7 +278,7 @@ func (m *Manager) Heartbeat(ctx context.Context, c Claim) (Claim, error) {
 	if err != nil {
 		return Claim{}, taskError("heartbeat for", c.TaskID, err)
 	}
-	return r.claim(), nil
+	return m.claimOf(r), nil
 }
 
 // Report completes a task with a result of at most [MaxResult] bytes and its media type, which may be
@@ -207,7 +290,7 @@ func (m *Manager) Report(ctx context.Context, c Claim, result []byte, mediaType 
 	}
 	o := newOutcome(bytes.Clone(result), mediaType, "")
 	r, err := m.change(ctx, c.TaskID, func(r *record, now int64) (*record, error) {
-		return r.end(&c, Completed, o, now)
+		return r.complete(&c, o, now)
 	})
 	if err != nil {
 		return Task{}, taskError("report", c.TaskID, err)
@@ -216,16 +299,40 @@ func (m *Manager) Report(ctx context.Context, c Claim, result []byte, mediaType 
 	return r.copy(), nil
 }
 
-// Fail ends a task as failed. The reason is cut to [MaxReason] bytes. The errors are those of Report.
+// Fail ends an attempt. If the task has others left, it is pending again when the pause of its Backoff is
+// over; otherwise it has failed, as a dead letter if Spec.MaxAttempts is set. The reason is cut to
+// [MaxReason] bytes. The errors are those of Report.
 func (m *Manager) Fail(ctx context.Context, c Claim, reason string) (Task, error) {
+	return m.fail(ctx, c, reason, false)
+}
+
+// FailPermanently ends a task as failed, whatever attempts it has left: nobody can do it. It is no dead
+// letter.
+func (m *Manager) FailPermanently(ctx context.Context, c Claim, reason string) (Task, error) {
+	return m.fail(ctx, c, reason, true)
+}
+
+func (m *Manager) fail(ctx context.Context, c Claim, reason string, permanent bool) (Task, error) {
 	o := newOutcome(nil, "", fitReason(reason))
 	r, err := m.change(ctx, c.TaskID, func(r *record, now int64) (*record, error) {
-		return r.end(&c, Failed, o, now)
+		return r.fail(&c, o, permanent, now)
 	})
 	if err != nil {
 		return Task{}, taskError("fail", c.TaskID, err)
 	}
-	m.counts.failed.Add(1)
+	m.countFailure(r)
+	return r.copy(), nil
+}
+
+// Requeue makes a dead letter pending again, with all its attempts before it. That is the one way back
+// for a task that has ended. Only its submitter may: others get [ErrNotSubmitter]. A task that is no dead
+// letter is refused with [ErrNotDead], and one whose deadline is over with [ErrTerminal].
+func (m *Manager) Requeue(ctx context.Context, id string, by identity.ID) (Task, error) {
+	r, err := m.change(ctx, id, func(r *record, now int64) (*record, error) { return r.requeue(by, now) })
+	if err != nil {
+		return Task{}, taskError("requeue", id, err)
+	}
+	m.counts.requeued.Add(1)
 	return r.copy(), nil
 }
 
@@ -266,7 +373,7 @@ func (m *Manager) visible(p *Profile, limit int) []*record {
 	if limit <= 0 {
 		return nil
 	}
-	now := m.clock()
+	now := m.clock.now()
 	x := m.index.Load()
 	if x == nil {
 		return m.survey(now).visible(p, limit, now)
@@ -293,6 +400,7 @@ func (m *Manager) survey(now int64) *index {
 			x.put(r)
 		}
 	}
+	x.waken(now)
 	return x
 }
 
@@ -308,7 +416,7 @@ func (m *Manager) change(ctx context.Context, id string, step func(*record, int6
 				return nil, err
 			}
 		}
-		next, err := step(old, m.clock())
+		next, err := step(old, m.clock.now())
 		if err != nil && fresh {
 			return nil, err
 		}
@@ -323,10 +431,6 @@ func (m *Manager) change(ctx context.Context, id string, step func(*record, int6
 		}
 	}
 }
-
-// clock returns the time in nanoseconds since 1970: what is compared and kept has to mean the same to
-// other processes.
-func (m *Manager) clock() int64 { return m.now().UnixNano() }
 
 // recall returns what this program knows of a task that has not ended; nil if nothing.
 func (m *Manager) recall(id string) *record {
@@ -352,6 +456,7 @@ func (m *Manager) read(ctx context.Context, id string) (*record, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.bound(m.clock.now())
 	m.learn(r)
 	return r, nil
 }
@@ -390,6 +495,9 @@ func (m *Manager) decode(e store.Entry) *record {
 	if err != nil && m.unreadable.add(e.Key, e.Revision) {
 		m.counts.corrupt.Add(1)
 		m.logger.Error("task record is skipped", "error", err)
+	}
+	if r != nil {
+		r.bound(m.clock.now())
 	}
 	return r
 }

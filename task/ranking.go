@@ -69,16 +69,17 @@ func (l *ranking) add(r ranked) {
 	}
 }
 
-// remove takes out what is there.
-func (l *ranking) remove(r ranked) {
+// remove takes out a record, and tells whether it was there.
+func (l *ranking) remove(r ranked) bool {
 	run, place, found := l.find(r)
 	if !found {
-		return
+		return false
 	}
 	l.size--
 	if l.runs[run] = without(l.runs[run], place); len(l.runs[run]) == 0 {
 		l.runs = without(l.runs, run)
 	}
+	return true
 }
 
 // without removes an element; at the front by moving the front.

@@ -2,6 +2,7 @@ package task
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -16,8 +17,8 @@ import (
 )
 
 // A record is one CBOR array, in core deterministic encoding (RFC 8949 §4.2.1), of the version and two
-// maps with integer keys: what never changes after Submit, and the state. The first is encoded once and
-// then copied as it is. Times are nanoseconds since 1970, and absent where unset.
+// maps with integer keys: the state, and what was submitted, which never changes. The second is encoded
+// once and then copied as it is. Times are nanoseconds since 1970, and absent where unset.
 const recordVersion = 1
 
 const (
@@ -34,7 +35,10 @@ type record struct {
 	claimant identity.ID
 	expires  int64 // when the claim does
 	updated  int64
+	ready    int64 // when it can be claimed
+	attempts int
 	status   Status
+	dead     bool
 	outcome  *outcome // nil if there is nothing to tell
 }
 
@@ -44,11 +48,11 @@ type fixed struct {
 	deadline int64
 	created  int64
 	key      string // in the store
-	encoded  []byte // the first map of the record
+	encoded  []byte // the second map of the record
 	route    string // equal for tasks that the same profiles see
 }
 
-// outcome is what a task that has ended left.
+// outcome is what a task that has ended left, or the last attempt at it.
 type outcome struct {
 	result     []byte
 	resultType string
@@ -57,22 +61,29 @@ type outcome struct {
 
 // newRecord makes the record of a task that is yet to be stored.
 func newRecord(spec Spec, now int64) (*record, error) {
-	f := newFixed(spec, now)
-	f.key = store.Key(folder, spec.ID)
-	var err error
-	f.encoded, err = encoding.Marshal(f.part())
-	return &record{fixed: f, status: Pending, updated: now}, err
+	encoded, err := spec.submission()
+	if err != nil {
+		return nil, err
+	}
+	f := newFixed(spec, encoded)
+	f.created, f.key = now, store.Key(folder, spec.ID)
+	r := &record{fixed: f, status: Pending, updated: now}
+	if ready := fromTime(spec.NotBefore); ready > now {
+		r.ready = ready
+	}
+	return r, nil
 }
 
-func newFixed(spec Spec, created int64) *fixed {
-	return &fixed{spec: spec, deadline: fromTime(spec.Deadline), created: created, route: routeOf(&spec)}
+func newFixed(spec Spec, encoded []byte) *fixed {
+	return &fixed{spec: spec, deadline: fromTime(spec.Deadline), encoded: encoded, route: routeOf(&spec)}
 }
 
 // task returns the task, which shares its slices with r.
 func (r *record) task() Task {
 	t := Task{
 		Spec: r.spec, Status: r.status, Claimant: r.claimant, Epoch: r.epoch, ClaimExpires: toTime(r.expires),
-		CreatedAt: toTime(r.created), UpdatedAt: toTime(r.updated), Revision: r.revision,
+		CreatedAt: toTime(r.created), UpdatedAt: toTime(r.updated), ReadyAt: toTime(r.ready),
+		Attempts: r.attempts, DeadLetter: r.dead, Revision: r.revision,
 	}
 	if o := r.outcome; o != nil {
 		t.Result, t.ResultType, t.Error = o.result, o.resultType, o.reason
@@ -97,10 +108,6 @@ func (r *record) copy() Task {
 	return t
 }
 
-func (r *record) claim() Claim {
-	return Claim{TaskID: r.spec.ID, Agent: r.claimant, Epoch: r.epoch, Expires: toTime(r.expires)}
-}
-
 // idOf returns the task that a key belongs to.
 func idOf(key string) (string, error) {
 	id, ours := strings.CutPrefix(key, keyPrefix)
@@ -114,8 +121,8 @@ func idOf(key string) (string, error) {
 	return parts[1], nil
 }
 
-// fixedPart is the first map of a record.
-type fixedPart struct {
+// submissionPart is the second map of a record: all of a Spec and nothing else.
+type submissionPart struct {
 	ID           string   `cbor:"1,keyasint"`
 	Kind         string   `cbor:"2,keyasint"`
 	Params       []byte   `cbor:"3,keyasint"`
@@ -126,47 +133,66 @@ type fixedPart struct {
 	ClaimTTL     int64    `cbor:"8,keyasint"`
 	Deadline     int64    `cbor:"9,keyasint,omitempty"`
 	Priority     int      `cbor:"10,keyasint,omitempty"`
-	CreatedAt    int64    `cbor:"11,keyasint"`
+	NotBefore    int64    `cbor:"11,keyasint,omitempty"`
+	MaxAttempts  int      `cbor:"12,keyasint,omitempty"`
+	BackoffBase  int64    `cbor:"13,keyasint,omitempty"`
+	BackoffMax   int64    `cbor:"14,keyasint,omitempty"`
+	Key          string   `cbor:"15,keyasint,omitempty"`
 }
 
-func (f *fixed) part() *fixedPart {
-	s := &f.spec
-	return &fixedPart{
+// submission returns the bytes that stand for what is submitted. It is the one place that makes them:
+// the same Spec gives the same bytes, and other ones give others. The Spec has to be a complete one; see
+// [Spec.check].
+func (s *Spec) submission() ([]byte, error) {
+	return encoding.Marshal(&submissionPart{
 		ID: s.ID, Kind: s.Kind, Params: s.Params, Capabilities: s.Capabilities, Topic: s.Topic.String(), Pool: s.Pool,
-		Submitter: s.Submitter[:], ClaimTTL: int64(s.ClaimTTL), Deadline: f.deadline, Priority: s.Priority, CreatedAt: f.created,
-	}
+		Submitter: s.Submitter[:], ClaimTTL: int64(s.ClaimTTL), Deadline: fromTime(s.Deadline), Priority: s.Priority,
+		NotBefore: fromTime(s.NotBefore), MaxAttempts: s.MaxAttempts,
+		BackoffBase: int64(s.Backoff.Base), BackoffMax: int64(s.Backoff.Max), Key: s.IdempotencyKey,
+	})
 }
 
-// statePart is the second map of a record, as it is read. Its zeros are left out.
+// statePart is the first map of a record, as it is read. Its zeros are left out. The first three fields
+// tell whether the task has ended, and when it can be forgotten; see [peek].
 type statePart struct {
 	Status       uint8  `cbor:"1,keyasint"`
-	Claimant     []byte `cbor:"2,keyasint,omitempty"`
-	Epoch        uint64 `cbor:"3,keyasint,omitempty"`
-	ClaimExpires int64  `cbor:"4,keyasint,omitempty"`
-	UpdatedAt    int64  `cbor:"5,keyasint,omitempty"`
-	Result       []byte `cbor:"6,keyasint,omitempty"`
-	ResultType   string `cbor:"7,keyasint,omitempty"`
-	Error        string `cbor:"8,keyasint,omitempty"`
+	Dead         uint8  `cbor:"2,keyasint,omitempty"`
+	UpdatedAt    int64  `cbor:"3,keyasint,omitempty"`
+	CreatedAt    int64  `cbor:"4,keyasint,omitempty"`
+	Claimant     []byte `cbor:"5,keyasint,omitempty"`
+	Epoch        uint64 `cbor:"6,keyasint,omitempty"`
+	ClaimExpires int64  `cbor:"7,keyasint,omitempty"`
+	ReadyAt      int64  `cbor:"8,keyasint,omitempty"`
+	Attempts     uint16 `cbor:"9,keyasint,omitempty"`
+	Result       []byte `cbor:"10,keyasint,omitempty"`
+	ResultType   string `cbor:"11,keyasint,omitempty"`
+	Error        string `cbor:"12,keyasint,omitempty"`
 }
 
-// append appends the bytes of a record. The second map is written field by field, in a third of the
-// time that reflection takes, since every change of a task writes one.
+// append appends the bytes of a record. The state is written field by field, in a third of the time that
+// reflection takes, since every change of a task writes one.
 func (r *record) append(buf []byte) []byte {
 	buf = cose.AppendUint(cose.AppendArray(buf, 3), recordVersion)
-	w := cose.NewMapWriter(append(buf, r.encoded...))
+	w := cose.NewMapWriter(buf)
 	w.Uint(1, uint64(r.status))
+	if r.dead {
+		w.Uint(2, 1)
+	}
+	w.Int(3, r.updated)
+	w.Int(4, r.created)
 	if !r.claimant.IsZero() {
-		w.Bytes(2, r.claimant[:])
+		w.Bytes(5, r.claimant[:])
 	}
-	w.Uint(3, r.epoch)
-	w.Int(4, r.expires)
-	w.Int(5, r.updated)
+	w.Uint(6, r.epoch)
+	w.Int(7, r.expires)
+	w.Int(8, r.ready)
+	w.Uint(9, uint64(r.attempts))
 	if o := r.outcome; o != nil {
-		w.Bytes(6, o.result)
-		w.Text(7, o.resultType)
-		w.Text(8, o.reason)
+		w.Bytes(10, o.result)
+		w.Text(11, o.resultType)
+		w.Text(12, o.reason)
 	}
-	return w.End()
+	return append(w.End(), r.encoded...)
 }
 
 // buffers are for records on their way to the store, which copies them.
@@ -187,12 +213,12 @@ func decode(e store.Entry) (*record, error) {
 	if err != nil {
 		return nil, err
 	}
-	fixed, state, err := split(e.Value)
+	state, submission, err := split(e.Value)
 	if err != nil {
 		return nil, err
 	}
 	r := &record{revision: e.Revision}
-	if r.fixed, err = decodeFixed(fixed); err != nil {
+	if r.fixed, err = decodeFixed(submission); err != nil {
 		return nil, err
 	}
 	if r.key = e.Key; r.spec.ID != id {
@@ -205,7 +231,7 @@ func decode(e store.Entry) (*record, error) {
 }
 
 // split takes a record apart after a look at its version.
-func split(value []byte) (fixed, state cbor.RawMessage, err error) {
+func split(value []byte) (state, submission cbor.RawMessage, err error) {
 	var parts []cbor.RawMessage
 	if err := decoding.Unmarshal(value, &parts); err != nil {
 		return nil, nil, err
@@ -224,28 +250,42 @@ func split(value []byte) (fixed, state cbor.RawMessage, err error) {
 }
 
 func decodeFixed(encoded []byte) (*fixed, error) {
-	var p fixedPart
-	if err := decoding.Unmarshal(encoded, &p); err != nil {
+	spec, err := decodeSubmission(encoded)
+	if err != nil {
 		return nil, err
+	}
+	return newFixed(spec, encoded), nil
+}
+
+// decodeSubmission reads what submission has written, and nothing else.
+func decodeSubmission(encoded []byte) (Spec, error) {
+	var p submissionPart
+	if err := decoding.Unmarshal(encoded, &p); err != nil {
+		return Spec{}, err
 	}
 	spec := Spec{
 		ID: p.ID, Kind: p.Kind, Params: p.Params, Capabilities: p.Capabilities, Pool: p.Pool,
 		ClaimTTL: time.Duration(p.ClaimTTL), Deadline: toTime(p.Deadline), Priority: p.Priority,
+		NotBefore: toTime(p.NotBefore), MaxAttempts: p.MaxAttempts, IdempotencyKey: p.Key,
+		Backoff: Backoff{Base: time.Duration(p.BackoffBase), Max: time.Duration(p.BackoffMax)},
 	}
 	var err error
 	if spec.Submitter, err = toID("submitter", p.Submitter); err != nil {
-		return nil, err
+		return Spec{}, err
 	}
 	if err := spec.Topic.UnmarshalText([]byte(p.Topic)); err != nil {
-		return nil, err
+		return Spec{}, err
 	}
 	if err := spec.check(); err != nil {
-		return nil, err
+		return Spec{}, err
 	}
-	f := newFixed(spec, p.CreatedAt)
-	f.encoded = encoded
-	return f, nil
+	if again, err := spec.submission(); err != nil || !bytes.Equal(again, encoded) {
+		return Spec{}, cmp.Or(err, errNotDeterministic)
+	}
+	return spec, nil
 }
+
+var errNotDeterministic = errors.New("its encoding is not deterministic")
 
 func (r *record) decodeState(encoded []byte) error {
 	var p statePart
@@ -253,6 +293,7 @@ func (r *record) decodeState(encoded []byte) error {
 		return err
 	}
 	r.status, r.epoch, r.expires, r.updated = Status(p.Status), p.Epoch, p.ClaimExpires, p.UpdatedAt
+	r.created, r.ready, r.attempts, r.dead = p.CreatedAt, p.ReadyAt, int(p.Attempts), p.Dead != 0
 	if len(p.Claimant) != 0 {
 		var err error
 		if r.claimant, err = toID("claimant", p.Claimant); err != nil {
@@ -281,17 +322,22 @@ func (r *record) checkState() error {
 		return fmt.Errorf("status %d does not exist", r.status)
 	case held && (r.epoch == 0 || r.status == Pending), !held && (assigned || r.status == Completed), assigned != (r.expires != 0):
 		return fmt.Errorf("a task that is %s has claimant %s, epoch %d and claim expiry %d", r.status, r.claimant.Short(), r.epoch, r.expires)
+	case r.attempts > MostAttempts, uint64(r.attempts) > r.epoch:
+		return fmt.Errorf("a task of %d claims has %d attempts", r.epoch, r.attempts)
+	case r.dead && (r.status != Failed || r.attempts == 0), r.ready != 0 && r.status != Pending:
+		return fmt.Errorf("a task that is %s is a dead letter or waits to be ready", r.status)
 	case r.outcome != nil:
-		return r.outcome.check(r.status)
+		return r.outcome.check(r)
 	}
 	return nil
 }
 
-func (o *outcome) check(s Status) error {
+func (o *outcome) check(r *record) error {
+	s := r.status
 	switch {
 	case s != Completed && (len(o.result) != 0 || o.resultType != ""):
 		return fmt.Errorf("a task that is %s has a result", s)
-	case s != Failed && o.reason != "":
+	case o.reason != "" && s != Failed && (s.Terminal() || r.attempts == 0):
 		return fmt.Errorf("a task that is %s has an error", s)
 	case len(o.reason) > MaxReason:
 		return fmt.Errorf("the error has %d bytes where at most %d are allowed", len(o.reason), MaxReason)
@@ -301,14 +347,29 @@ func (o *outcome) check(s Status) error {
 
 // checkEncoding refuses other encodings of the same record, so that one record has one.
 func (r *record) checkEncoding(value []byte) error {
-	fixed, err := encoding.Marshal(r.part())
-	if err != nil {
-		return err
-	}
-	if !bytes.Equal(fixed, r.encoded) || !bytes.Equal(r.append(nil), value) {
-		return errors.New("its encoding is not deterministic")
+	if !bytes.Equal(r.append(nil), value) {
+		return errNotDeterministic
 	}
 	return nil
+}
+
+// peek tells of a record, at little cost, whether the task has ended, when, and whether it is a dead
+// letter. Of what is not the beginning of a record it says that it has not.
+func peek(value []byte) (ended int64, dead, ok bool) {
+	r := cose.NewReader(value)
+	if r.Array() != 3 || r.Uint() != recordVersion || r.Map() < 2 || r.Uint() != 1 || !Status(min(r.Uint(), 255)).Terminal() {
+		return 0, false, false
+	}
+	key := r.Uint()
+	if key == 2 {
+		dead = r.Uint() == 1
+		key = r.Uint()
+	}
+	if key != 3 {
+		return 0, false, false
+	}
+	ended = r.Int()
+	return ended, dead, r.Err() == nil
 }
 
 func fromTime(t time.Time) int64 {

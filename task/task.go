@@ -6,16 +6,40 @@
 // each other. What they guarantee together:
 //
 //   - A task goes pending → assigned → completed, failed or cancelled. It may go from assigned back to
-//     pending, when a claim expires or is released; it never leaves one of the last three.
+//     pending, when a claim expires, is released or fails with attempts left; it never leaves one of
+//     the last three, but for a dead letter that its submitter requeues ([Manager.Requeue]).
 //   - A claim has exactly one winner. Each has an epoch, higher than those before it, which serves as
 //     fencing token: with [Manager.Heartbeat], [Manager.Report] and [Manager.Fail] the holder shows it,
 //     and one that lost its claim is refused with [ErrClaimLost].
 //   - A claim that has expired is lost from that instant, whether or not anything has noticed.
 //     Managers that somebody is attached to notice by themselves, and release it.
 //
-// Claims are compared with the clock of the manager that is asked. Managers that share a store should
-// agree on the time to within a small part of the claims' time to live; where they do not, a claim may
-// end early, but still no two agents can report one.
+// # Attempts
+//
+// A claim that its agent gives up with [Manager.Fail], and one that runs out, is an attempt; one that is
+// released is not. What comes next is for Spec.MaxAttempts to say. While attempts are left, the task is
+// pending again: at once after a claim that ran out, which has taken its time, and after a failure when a
+// pause is over that doubles from one to the next (Spec.Backoff), with some chance in it. After the last
+// one the task is a dead letter: it has failed, Task.DeadLetter is set, and its submitter may requeue it.
+// A claimant that knows that nobody can do the task ends it with [Manager.FailPermanently].
+//
+// Who claims may die at any moment, so a task may be worked on more than once, and is completed at most
+// once. Work that must not be repeated needs the claim's epoch as fencing token where it takes effect.
+//
+// # Submitting once
+//
+// A Spec.IdempotencyKey makes a submission safe to repeat, by any program on any manager: the ID of the
+// task derives from submitter and key, so that the store lets one in. It holds for as long as the task is
+// kept: until Config.Retention after it has ended.
+//
+// # Time
+//
+// Where the store has a clock ([store.Clock]), that clock is the time, for all who share the store.
+// Otherwise it is this process's, as it was when the manager was made, going on without regard to how
+// the computer's clock is set afterwards. Managers on a store without clock should agree on the time to
+// within a small part of the claims' time to live; where they do not, a claim may end early, but still no
+// two agents can report one, and no claim lasts longer than its time to live from when a manager first
+// saw it.
 package task
 
 import (
@@ -38,7 +62,8 @@ var (
 	ErrNotRouted    = errors.New("task is not routed to this agent")
 	ErrClaimLost    = errors.New("claim is lost")
 	ErrTerminal     = errors.New("task has ended")
-	ErrNotSubmitter = errors.New("only its submitter may cancel a task")
+	ErrNotSubmitter = errors.New("only the submitter of a task may do that")
+	ErrNotDead      = errors.New("task is not a dead letter")
 	ErrFull         = errors.New("too many pending tasks")
 	ErrInvalid      = errors.New("invalid argument")
 	ErrRecord       = errors.New("unreadable task record") // corrupt, or written by a newer version
@@ -109,9 +134,35 @@ type Spec struct {
 
 	Submitter identity.ID   // who may cancel it. Required.
 	ClaimTTL  time.Duration // how long a claim lasts without heartbeat, MinClaimTTL to MaxClaimTTL; 0 means the manager's default
-	Deadline  time.Time     // when it fails if it has not ended; zero means never
+	NotBefore time.Time     // when it is first shown, and can be claimed; zero means at once
+	Deadline  time.Time     // when it fails if it has not ended, attempts left or not; zero means never
 	Priority  int           // higher ones are shown first
+
+	// MaxAttempts is how many claims may fail or run out before the task is a dead letter, up to
+	// MostAttempts. 0 means that nobody tries again what an agent has failed at: the first failure ends
+	// the task, while up to DefaultLapses claims may run out.
+	MaxAttempts int
+	Backoff     Backoff // the pauses between attempts
+
+	// IdempotencyKey, a name, makes the submission safe to repeat: Submit returns the task that is there
+	// already if the submitter has used the key for the same content, and ErrExists if it was another.
+	// ID has to be empty then, or what IDForKey returns.
+	IdempotencyKey string
 }
+
+// Backoff is how long a task waits after a failure: after the first for Base, then twice as long each
+// time, up to Max. Chance takes off up to half.
+type Backoff struct {
+	Base time.Duration // 0 means DefaultBackoffBase
+	Max  time.Duration // at least Base, at most MaxBackoff; 0 means DefaultBackoffMax, or Base if that is more
+}
+
+// Defaults of a [Spec].
+const (
+	DefaultLapses      = 16
+	DefaultBackoffBase = time.Second
+	DefaultBackoffMax  = 5 * time.Minute
+)
 
 // Limits of a task.
 const (
@@ -121,6 +172,8 @@ const (
 	MaxCapabilities = 32
 	MinClaimTTL     = 10 * time.Millisecond
 	MaxClaimTTL     = 24 * time.Hour
+	MostAttempts    = 1000
+	MaxBackoff      = 7 * 24 * time.Hour
 )
 
 // Task is a task as it was at one revision. Times are UTC and without monotonic reading.
@@ -132,10 +185,14 @@ type Task struct {
 	ClaimExpires time.Time   // zero unless assigned
 	CreatedAt    time.Time
 	UpdatedAt    time.Time
+	ReadyAt      time.Time      // when a pending task can be claimed, if it has or had to wait for that
+	Attempts     int            // claims that have failed or run out, since it was submitted or requeued
+	DeadLetter   bool           // it has failed since its attempts are used up
 	Result       []byte         // of a completed task
 	ResultType   string         // its media type
-	Error        string         // why a task failed
+	Error        string         // why a task failed, or the last attempt at one that has not ended
 	Revision     store.Revision // of its record; grows with every change
+	Existed      bool           // set by Submit alone: the task was there already (Spec.IdempotencyKey)
 }
 
 // Profile is what an agent can do and where it is. The zero Profile sees the tasks that ask for nothing.
@@ -174,10 +231,10 @@ func (p *Profile) inPool(pool string) bool {
 }
 
 // Claim is the right to end a task, held by one agent until Expires. The pair of task and epoch is
-// unique, and so fit to fence off what a former holder does elsewhere.
+// unique for as long as the task is kept, and so fit to fence off what a former holder does elsewhere.
 type Claim struct {
 	TaskID  string
 	Agent   identity.ID
 	Epoch   uint64
-	Expires time.Time
+	Expires time.Time // by the clock of this process, to compare with time.Now; Task.ClaimExpires is the store's
 }
