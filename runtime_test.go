@@ -45,11 +45,14 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	store := must(memory.New(memory.Config{}))
 	t.Cleanup(func() { store.Close() })
+	registry := identity.NewRegistry(0)
 	return &world{
 		t:        t,
 		network:  must(local.New(local.Config{})),
-		registry: identity.NewRegistry(0),
-		tasks:    must(task.New(task.Config{Store: store, Logger: quiet})),
+		registry: registry,
+		tasks: must(task.New(task.Config{
+			Store: store, Verifier: must(task.NewVerifier(registry, "test")), Logger: quiet,
+		})),
 	}
 }
 

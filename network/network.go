@@ -52,6 +52,7 @@ type Network struct {
 
 	store      store.Store
 	tasks      *task.Manager // nil if the tasks are elsewhere
+	proofs     *task.Verifier
 	discovery  *discovery.Service
 	registry   *identity.Registry
 	population *discovery.Population
@@ -128,6 +129,9 @@ func (n *Network) build(ctx context.Context) (err error) {
 	if n.store, err = memory.New(memory.Config{}); err != nil {
 		return err
 	}
+	if n.proofs, err = task.NewVerifier(n.registry, n.config.Network); err != nil {
+		return err
+	}
 	if err = n.addTasks(); err != nil {
 		return err
 	}
@@ -189,6 +193,10 @@ func (n *Network) addAgent(ctx context.Context, a config.Agent, name string) err
 	}
 	c, err := n.runtimeConfig(a, name, id)
 	if err != nil {
+		return err
+	}
+	// What it submits is verified before others can have told of it.
+	if err := n.registry.Register(id.ID(), id.PublicKey()); err != nil {
 		return err
 	}
 	m := member{name: name, kind: a.Kind, id: id.ID()}

@@ -17,6 +17,15 @@ var (
 // Digest is the SHA-256 digest of what was submitted: of a Spec in deterministic CBOR, without its proof.
 type Digest [sha256.Size]byte
 
+// Digest returns the digest of a complete Spec, such as one that [Signer.SignSpecs] has signed or a manager has
+// returned.
+func (s *Spec) Digest() (Digest, error) {
+	encoded, err := s.submission()
+	return digestOf(encoded), err
+}
+
+func digestOf(submission []byte) Digest { return sha256.Sum256(submission) }
+
 // submissionStatement is what the submitter of a task signs: [network, submission], the second of which is
 // taken as it is in the record.
 func submissionStatement(network string, submission []byte) proof.Statement {

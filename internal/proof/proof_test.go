@@ -180,6 +180,18 @@ func TestStrangersAreRefused(t *testing.T) {
 		if err := v.Verify(alice.ID(), s, proofs[i]); !errors.Is(err, identity.ErrUnknown) {
 			t.Errorf("an agent that was forgotten: %v", err)
 		}
+		if err := v.VerifyPast(alice.ID(), s, proofs[i]); err != nil {
+			t.Errorf("what it has signed before: %v", err)
+		}
+		if err := v.VerifyPast(alice.ID(), all[(i+1)%2], proofs[i]); !errors.Is(err, proof.ErrForged) {
+			t.Errorf("what it has not: %v", err)
+		}
+		if err := v.VerifyPast(bob.ID(), s, proofs[i]); !errors.Is(err, identity.ErrUnknown) {
+			t.Errorf("an agent that never was known: %v", err)
+		}
+		if err := proof.NewVerifier(keys).VerifyPast(alice.ID(), s, proofs[i]); !errors.Is(err, identity.ErrUnknown) {
+			t.Errorf("by a verifier that never knew it: %v", err)
+		}
 	}
 }
 
@@ -262,6 +274,32 @@ func join(inclusion, signature []byte) []byte {
 	b.Uint()
 	b.Bytes()
 	return cose.AppendBytes(p, b.Bytes())
+}
+
+// revoked is a source that knows an agent and refuses it.
+type revoked struct{ proof.KeySource }
+
+var errRevoked = errors.New("revoked")
+
+func (revoked) Lookup(identity.ID) (identity.Key, error) { return identity.Key{}, errRevoked }
+
+// TestRevokedAgentsPastIsRefusedToo: who is revoked, is so for what was verified before.
+func TestRevokedAgentsPastIsRefusedToo(t *testing.T) {
+	t.Parallel()
+	keys := &struct{ proof.KeySource }{registry(alice)}
+	v := proof.NewVerifier(keys)
+	all, proofs := examples()
+	for i, s := range all {
+		if err := v.Verify(alice.ID(), s, proofs[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	keys.KeySource = revoked{}
+	for i, s := range all {
+		if err := v.VerifyPast(alice.ID(), s, proofs[i]); !errors.Is(err, errRevoked) {
+			t.Errorf("an agent that is revoked: %v", err)
+		}
+	}
 }
 
 // TestProofUnderAnUnknownKeyIsRefused claims that another key of the agent signed.

@@ -29,6 +29,8 @@ const (
 	codeMalformed   // with a text
 	codeBusy        // ask again later
 	codeLater       // not carried out, since the answer has no more room: ask again
+	codeUnsigned    // what wants a signature has none
+	codeForged      // a signature is not that of the agent, or of one that the host does not know
 )
 
 // errorOf has the errors that keep their identity across the wire.
@@ -48,6 +50,8 @@ var errorOf = map[code]error{
 	codeUnavailable:  ErrUnavailable,
 	codeMalformed:    ErrProtocol,
 	codeBusy:         ErrUnavailable,
+	codeUnsigned:     task.ErrUnsigned,
+	codeForged:       task.ErrForged,
 }
 
 // failure is why something was not done, as it is told.
@@ -59,8 +63,8 @@ type failure struct {
 // failureOf tells what a client may know of an error. Of an invalid argument it is told what is wrong
 // with it, which concerns nothing but the argument.
 func failureOf(err error) failure {
-	for c := codeNotFound; c < codeUnavailable; c++ {
-		if !errors.Is(err, errorOf[c]) {
+	for c := codeNotFound; c <= codeForged; c++ {
+		if c >= codeUnavailable && c <= codeLater || !errors.Is(err, errorOf[c]) {
 			continue
 		}
 		f := failure{code: c}

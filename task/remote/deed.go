@@ -32,12 +32,12 @@ func (d *deed) do(ctx context.Context) (result, error) {
 		c, err := d.tasks.Heartbeat(ctx, o.Claim)
 		return result{remaining: c.Expires.Sub(d.now())}, err
 	case OpReport:
-		t, err := d.tasks.Report(ctx, o.Claim, o.Result, o.ResultType)
+		t, err := d.tasks.End(ctx, o.Ending())
 		return d.orDone(ctx, t, err, task.ErrTerminal, func(t *task.Task) bool {
 			return d.endedIt(t, task.Completed) && bytes.Equal(t.Result, o.Result) && t.ResultType == o.ResultType
 		})
 	case OpFail:
-		t, err := d.tasks.Fail(ctx, o.Claim, o.Reason)
+		t, err := d.tasks.End(ctx, o.Ending())
 		return d.orDone(ctx, t, err, task.ErrTerminal, func(t *task.Task) bool {
 			return d.endedIt(t, task.Failed) && t.Error == o.Reason
 		})
@@ -65,7 +65,7 @@ func (d *deed) orDone(ctx context.Context, t task.Task, err, refusal error, done
 	if err != nil {
 		return result{}, err
 	}
-	t.Params, t.Result = nil, nil
+	t.Params, t.Result, t.Proof, t.ResultProof = nil, nil, nil, nil
 	return result{task: &t}, nil
 }
 
@@ -85,12 +85,11 @@ func (d *deed) submit(ctx context.Context) (result, error) {
 	if err != nil {
 		return result{}, err
 	}
-	t.Params = nil
+	t.Params, t.Proof = nil, nil
 	return result{task: &t}, nil
 }
 
-// isSame reports whether a task is what the operation submits. Its deadline has come as what remained
-// of it, and so is not the same to the instant.
+// isSame reports whether a task is what the operation submits.
 func (d *deed) isSame(s *task.Spec) bool {
 	want := &d.op.Spec
 	params := want.Params

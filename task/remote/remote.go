@@ -162,6 +162,17 @@ type Op struct {
 	Result     []byte     // of OpReport
 	ResultType string     // of OpReport
 	Reason     string     // of OpFail
+	Proof      []byte     // of OpReport and OpFail: that of a task.Ending
+}
+
+// Ending returns how OpReport and OpFail end a task.
+func (o *Op) Ending() task.Ending {
+	e := task.Failure(o.Claim, o.Reason)
+	if o.Kind == OpReport {
+		e = task.Completion(o.Claim, o.Result, o.ResultType)
+	}
+	e.Proof = o.Proof
+	return e
 }
 
 // id returns the task that the operation is about.

@@ -197,7 +197,7 @@ func appendTask(buf []byte, t *task.Task, now time.Time) []byte {
 		w.Bytes(7, t.Submitter[:])
 	}
 	w.Int(8, int64(t.ClaimTTL))
-	w.Int(9, fromNow(t.Deadline, now))
+	w.Int(9, fromTime(t.Deadline))
 	w.Int(10, int64(t.Priority))
 	w.Uint(11, uint64(t.Status))
 	if !t.Claimant.IsZero() {
@@ -211,6 +211,8 @@ func appendTask(buf []byte, t *task.Task, now time.Time) []byte {
 	w.Text(18, t.ResultType)
 	w.Text(19, t.Error)
 	w.Uint(20, uint64(t.Revision))
+	w.Bytes(22, t.Proof)
+	w.Bytes(23, t.ResultProof)
 	return w.End()
 }
 
@@ -235,7 +237,7 @@ func (r *reader) task(now time.Time) (t task.Task) {
 		case 8:
 			t.ClaimTTL = time.Duration(r.int())
 		case 9:
-			t.Deadline = instant()
+			t.Deadline = r.time()
 		case 10:
 			t.Priority = int(r.int())
 		case 11:
@@ -258,6 +260,10 @@ func (r *reader) task(now time.Time) (t task.Task) {
 			t.Error = r.text(task.MaxReason)
 		case 20:
 			t.Revision = store.Revision(r.uint())
+		case 22:
+			t.Proof = r.bytes()
+		case 23:
+			t.ResultProof = r.bytes()
 		default:
 			r.unknown()
 		}
@@ -270,7 +276,7 @@ func (r *reader) task(now time.Time) (t task.Task) {
 
 // weight is about how many bytes the task takes in a reply, and no less.
 func weight(t *task.Task) int {
-	n := 512 + len(t.ID) + len(t.Kind) + len(t.Params) + len(t.Pool) + len(t.Topic.String()) + len(t.Result) + len(t.ResultType) + len(t.Error)
+	n := 512 + len(t.ID) + len(t.Kind) + len(t.Params) + len(t.Pool) + len(t.Topic.String()) + len(t.Result) + len(t.ResultType) + len(t.Error) + len(t.Proof) + len(t.ResultProof)
 	for _, c := range t.Capabilities {
 		n += len(c) + 3
 	}

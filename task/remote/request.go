@@ -119,8 +119,9 @@ func (o *Op) append(buf []byte, now time.Time) []byte {
 	w.Text(5, o.ResultType)
 	w.Text(6, o.Reason)
 	if o.Kind == OpSubmit {
-		w.Item(7, func(buf []byte) []byte { return appendSpec(buf, &o.Spec, now) })
+		w.Item(7, func(buf []byte) []byte { return appendSpec(buf, &o.Spec) })
 	}
+	w.Bytes(15, o.Proof)
 	return w.End()
 }
 
@@ -143,7 +144,9 @@ func (r *reader) op(now time.Time) (o Op) {
 		case 6:
 			o.Reason = r.text(task.MaxReason)
 		case 7:
-			spec = r.spec(now)
+			spec = r.spec()
+		case 15:
+			o.Proof = r.bytes()
 		default:
 			r.unknown()
 		}
@@ -161,7 +164,7 @@ func (r *reader) op(now time.Time) (o Op) {
 	return o
 }
 
-func appendSpec(buf []byte, s *task.Spec, now time.Time) []byte {
+func appendSpec(buf []byte, s *task.Spec) []byte {
 	w := cose.NewMapWriter(buf)
 	w.Text(1, s.Kind)
 	w.Bytes(2, s.Params)
@@ -169,12 +172,13 @@ func appendSpec(buf []byte, s *task.Spec, now time.Time) []byte {
 	w.Text(4, s.Topic.String())
 	w.Text(5, s.Pool)
 	w.Int(6, int64(s.ClaimTTL))
-	w.Int(7, fromNow(s.Deadline, now))
+	w.Int(7, fromTime(s.Deadline))
 	w.Int(8, int64(s.Priority))
+	w.Bytes(15, s.Proof)
 	return w.End()
 }
 
-func (r *reader) spec(now time.Time) *task.Spec {
+func (r *reader) spec() *task.Spec {
 	s := &task.Spec{}
 	r.Fields(func(key int64) {
 		switch key {
@@ -191,15 +195,27 @@ func (r *reader) spec(now time.Time) *task.Spec {
 		case 6:
 			s.ClaimTTL = time.Duration(r.int())
 		case 7:
-			s.Deadline = now.Add(time.Duration(r.int()))
+			s.Deadline = r.time()
 		case 8:
 			s.Priority = int(r.int())
+		case 15:
+			s.Proof = r.bytes()
 		default:
 			r.unknown()
 		}
 	})
 	return s
 }
+
+// fromTime returns an instant that was signed, and therefore has to stay as it is: in nanoseconds since 1970.
+func fromTime(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+func (r *reader) time() time.Time { return time.Unix(0, r.int()).UTC() }
 
 // fromNow returns how far off an instant is in nanoseconds; 0 only if there is none.
 func fromNow(t, now time.Time) int64 {
