@@ -20,7 +20,7 @@ type Decision interface {
 type SendMessage struct{ Draft message.Draft }
 
 // SubmitTask submits a task. The runtime sets the submitter, whatever Spec says. When the task has
-// ended it appears in Turn.Ended.
+// ended it appears in Turn.Ended: once, however often it is submitted with one idempotency key meanwhile.
 type SubmitTask struct{ Spec task.Spec }
 
 // ClaimTask claims a pending task. A claim that is won appears in the next turn's Claimed; one that is
@@ -34,10 +34,12 @@ type ReportTask struct {
 	ContentType string // "" means message.DefaultContentType
 }
 
-// FailTask reports that a task that the agent holds cannot be done.
+// FailTask reports that a task that the agent holds cannot be done: now, so that it is tried again if it
+// has attempts left, or by nobody ever.
 type FailTask struct {
-	TaskID string
-	Reason string
+	TaskID    string
+	Reason    string
+	Permanent bool // the task ends, whatever attempts it has left
 }
 
 // CancelTask cancels a task that the agent submitted.

@@ -94,7 +94,7 @@ type StandardExecutor struct {
 	claimed     []task.Task
 	ended       []task.Task
 	held        map[string]*heldClaim
-	outstanding map[string]struct{} // tasks submitted here that have not ended
+	outstanding map[string]bool // tasks submitted here that have not ended: whether they are known to exist
 
 	limited   stat.Vec[ratelimit.Scope]
 	toolTimes stat.Histogram

@@ -93,7 +93,7 @@ func (e *StandardExecutor) operation(d Decision, before int) (remote.Op, error) 
 		return remote.Op{Kind: remote.OpReport, Claim: claim, Result: d.Result, ResultType: d.ContentType}, err
 	case FailTask:
 		claim, err := e.claimOf(d.TaskID)
-		return remote.Op{Kind: remote.OpFail, Claim: claim, Reason: d.Reason}, err
+		return remote.Op{Kind: remote.OpFail, Claim: claim, Reason: d.Reason, Permanent: d.Permanent}, err
 	}
 	return remote.Op{}, notConfigured(d)
 }
@@ -143,37 +143,44 @@ func (e *StandardExecutor) finish(op *remote.Op, r remote.Result) error {
 func (e *StandardExecutor) submission(spec task.Spec) (remote.Op, error) {
 	spec.Submitter = e.env.Agent
 	if spec.ID == "" {
-		spec.ID = task.NewID()
+		spec.ID = spec.NewID()
 	}
-	return remote.Op{Kind: remote.OpSubmit, Spec: spec}, e.expect(spec.ID)
+	return remote.Op{Kind: remote.OpSubmit, Spec: spec}, e.expect(spec.ID, spec.IdempotencyKey != "")
 }
 
-func (e *StandardExecutor) expect(id string) error {
+// expect enters a task as outstanding. One with an idempotency key may be that already.
+func (e *StandardExecutor) expect(id string, keyed bool) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if _, known := e.outstanding[id]; known {
+	if _, known := e.outstanding[id]; known && keyed {
+		return nil
+	} else if known {
 		return fmt.Errorf("submit_task %q: %w", id, task.ErrExists)
 	}
 	if len(e.outstanding) >= MaxOutstandingTasks {
 		return fmt.Errorf("submit_task: %w: %d tasks of this agent have not ended", ErrTooMany, MaxOutstandingTasks)
 	}
 	if e.outstanding == nil {
-		e.outstanding = map[string]struct{}{}
+		e.outstanding = map[string]bool{}
 	}
-	e.outstanding[id] = struct{}{}
+	e.outstanding[id] = false
 	return nil
 }
 
 // submitted takes in how a submission has ended. One that was made before, and whose answer was lost,
 // may be of a task that has ended.
 func (e *StandardExecutor) submitted(id string, r remote.Result) {
-	if r.Err != nil {
-		e.mu.Lock()
+	e.mu.Lock()
+	confirmed, known := e.outstanding[id]
+	if r.Err == nil && known {
+		e.outstanding[id] = true
+	} else if !confirmed {
 		delete(e.outstanding, id)
-		e.mu.Unlock()
-		return
 	}
-	e.Observe(r.Task)
+	e.mu.Unlock()
+	if r.Err == nil {
+		e.Observe(r.Task)
+	}
 }
 
 // Observe takes in a change of a task: the end of one that was submitted here waits for Collect, and that

@@ -42,6 +42,7 @@ var floors = map[string]int{
 	"transport/local":         4,
 	"transport/nats":          4,
 	"task/remote":             4,
+	"internal/tasktest":       4,
 	"internal/mesh":           4,
 	"transport/transporttest": 4,
 

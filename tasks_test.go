@@ -258,3 +258,78 @@ func TestLateAnswersAreNotShown(t *testing.T) {
 		}()
 	})
 }
+
+// TestFailedAttemptsAreRepeatedUntilOneIsPermanent has a worker fail twice, and then for good.
+func TestFailedAttemptsAreRepeatedUntilOneIsPermanent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		boss := &script{decide: once(converge.SubmitTask{Spec: task.Spec{ID: "a", Kind: "k", MaxAttempts: 9}})}
+		c := w.config(boss)
+		c.Tasks, c.Executor = w.tasks, &converge.ExecutorConfig{}
+		w.run(c)
+		tries := 0
+		failing := &script{decide: func(turn converge.Turn) (d []converge.Decision) {
+			for _, t := range turn.Tasks {
+				d = append(d, converge.ClaimTask{TaskID: t.ID})
+			}
+			for _, t := range turn.Claimed {
+				tries++
+				d = append(d, converge.FailTask{TaskID: t.ID, Reason: "no", Permanent: tries == 3})
+			}
+			return d
+		}}
+		c = w.config(failing)
+		c.Tasks, c.Executor = w.tasks, &converge.ExecutorConfig{}
+		w.run(c)
+		time.Sleep(time.Minute)
+		var ended []task.Task
+		for _, turn := range boss.seen() {
+			ended = append(ended, turn.Ended...)
+		}
+		if tries != 3 || len(ended) != 1 || ended[0].Attempts != 3 || ended[0].DeadLetter || ended[0].Status != task.Failed {
+			t.Errorf("after %d attempts the submitter saw %+v", tries, ended)
+		}
+	})
+}
+
+// TestSubmittingAgainWithAKeyIsNoError has an agent submit one thing twice, and then another under its key.
+// It sees one end.
+func TestSubmittingAgainWithAKeyIsNoError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		submit := converge.SubmitTask{Spec: task.Spec{Kind: "k", IdempotencyKey: "key"}}
+		other := submit
+		other.Spec.Kind = "other"
+		turns := 0
+		boss := &script{decide: func(converge.Turn) (d []converge.Decision) {
+			turns++
+			switch turns {
+			case 1:
+				return []converge.Decision{submit, submit, converge.Wake{After: time.Minute}}
+			case 2:
+				return []converge.Decision{other} // which is refused, and takes nothing away
+			}
+			return nil
+		}}
+		c := w.config(boss)
+		c.Tasks, c.Executor = w.tasks, &converge.ExecutorConfig{}
+		a := w.run(c)
+		time.Sleep(2 * time.Minute)
+		id := task.IDForKey(a.ID(), "key")
+		if failures := boss.failures(); len(failures) != 1 || !errors.Is(failures[0], task.ErrExists) {
+			t.Errorf("failures %v", failures)
+		}
+		must(w.tasks.Cancel(t.Context(), id, a.ID()))
+		time.Sleep(time.Second)
+		var ended []task.Task
+		for _, turn := range boss.seen() {
+			ended = append(ended, turn.Ended...)
+		}
+		if len(ended) != 1 || ended[0].ID != id || ended[0].Status != task.Cancelled {
+			t.Errorf("saw the end of %+v", ended)
+		}
+		if n := w.tasks.Stats().Submitted; n != 1 {
+			t.Errorf("%d tasks were submitted", n)
+		}
+	})
+}

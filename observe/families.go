@@ -179,7 +179,8 @@ func taskEvents(s sample, emit func(float64, ...string)) {
 	t := s.tasks
 	for event, n := range map[string]uint64{
 		"submitted": t.Submitted, "claimed": t.Claimed, "completed": t.Completed, "failed": t.Failed,
-		"cancelled": t.Cancelled, "expired": t.Expired, "conflict": t.Conflicts,
+		"cancelled": t.Cancelled, "expired": t.Expired, "conflict": t.Conflicts, "retried": t.Retried,
+		"dead_lettered": t.DeadLettered, "requeued": t.Requeued, "pruned": t.Pruned,
 	} {
 		emit(float64(n), event)
 	}

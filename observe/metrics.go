@@ -89,6 +89,10 @@ func (m *Metrics) taskStats() task.Stats {
 		sum.Expired += s.Expired
 		sum.Conflicts += s.Conflicts
 		sum.Corrupt += s.Corrupt
+		sum.Retried += s.Retried
+		sum.DeadLettered += s.DeadLettered
+		sum.Requeued += s.Requeued
+		sum.Pruned += s.Pruned
 	}
 	return sum
 }

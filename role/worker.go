@@ -26,7 +26,9 @@ type WorkerConfig struct {
 }
 
 // Worker claims the pending tasks that its capabilities match, runs the tool that serves the capability
-// that is the task's Kind, with the task's params, and reports. How the tool ends is how the task ends.
+// that is the task's Kind, with the task's params, and reports. How the tool ends is how the task ends, or
+// the attempt if the tool fails and there are others; one with params that the tool does not take is not
+// tried again.
 type Worker struct {
 	tools       map[string]string
 	concurrency int
@@ -124,7 +126,9 @@ func (w *Worker) report(r converge.ToolResult) []converge.Decision {
 		r.Err = fmt.Errorf("tool %s: the result has %d bytes where a task holds at most %d", r.Tool, size, task.MaxResult)
 	}
 	if r.Err != nil {
-		return []converge.Decision{converge.FailTask{TaskID: t.ID, Reason: publicReason(r.Err)}}
+		return []converge.Decision{converge.FailTask{
+			TaskID: t.ID, Reason: publicReason(r.Err), Permanent: errors.Is(r.Err, tool.ErrInvalidParams),
+		}}
 	}
 	return []converge.Decision{converge.ReportTask{TaskID: t.ID, Result: r.Output.Data, ContentType: r.Output.ContentType}}
 }

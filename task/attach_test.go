@@ -400,6 +400,20 @@ func (f *faultyStore) Put(ctx context.Context, key string, value []byte, rev sto
 	return f.Store.Put(ctx, key, value, rev)
 }
 
+func (f *faultyStore) Get(ctx context.Context, key string) (store.Entry, error) {
+	if _, err := f.state(); err != nil {
+		return store.Entry{}, err
+	}
+	return f.Store.Get(ctx, key)
+}
+
+func (f *faultyStore) Delete(ctx context.Context, key string, rev store.Revision) error {
+	if _, err := f.state(); err != nil {
+		return err
+	}
+	return f.Store.Delete(ctx, key, rev)
+}
+
 func (f *faultyStore) List(ctx context.Context, prefix string) iter.Seq2[store.Entry, error] {
 	if _, err := f.state(); err != nil {
 		return func(yield func(store.Entry, error) bool) { yield(store.Entry{}, err) }
@@ -420,6 +434,8 @@ func (f *faultyStore) Watch(ctx context.Context, prefix string, after store.Revi
 	}
 }
 
+func second[T any](_ T, err error) error { return err }
+
 var errFault = errors.New("no connection")
 
 func TestStoreFaultsAreRiddenOut(t *testing.T) {
@@ -429,7 +445,13 @@ func TestStoreFaultsAreRiddenOut(t *testing.T) {
 		there, here := newManager(t, healthy), newManager(t, s)
 		s.breakWith(errFault)
 		var r recorder
-		defer here.Attach(r.listen)() // returns in spite of the fault
+		wantIs(t, here.Healthy(), nil)  // nobody is attached
+		detach := here.Attach(r.listen) // returns in spite of the fault
+		defer func() {
+			detach()
+			wantIs(t, here.Healthy(), nil)
+		}()
+		wantIs(t, here.Healthy(), errFault)
 		mustSubmit(t, there, task.Spec{ID: "a"})
 		if got := here.Visible(alice, 10); got != nil {
 			t.Errorf("Visible gives %v", got)
@@ -438,6 +460,7 @@ func TestStoreFaultsAreRiddenOut(t *testing.T) {
 		s.repair()
 		time.Sleep(time.Minute)
 		r.want(t, "a pending 0")
+		wantIs(t, here.Healthy(), nil)
 
 		s.breakWith(errFault)
 		synctest.Wait()
@@ -452,6 +475,13 @@ func TestStoreFaultsAreRiddenOut(t *testing.T) {
 		r.want(t)
 		_, _, err = here.Claim(t.Context(), "b", alice)
 		wantIs(t, err, errFault)
+		wantIs(t, here.Healthy(), errFault)
+		for _, err := range []error{
+			second(here.Submit(t.Context(), task.Spec{Kind: "work", Submitter: submitter})), second(here.Report(t.Context(), claim, nil, "")),
+			second(here.Cancel(t.Context(), "b", submitter)), second(here.Get(t.Context(), "b")), second(here.List(t.Context(), task.Filter{}, 1, "")),
+		} {
+			wantIs(t, err, errFault) // nothing is acknowledged
+		}
 		s.repair()
 		time.Sleep(time.Minute)
 		r.want(t, "a assigned 1", "a completed 1", "b pending 0")
@@ -463,6 +493,7 @@ func TestStoreFaultsAreRiddenOut(t *testing.T) {
 		s.breakWith(errFault)
 		synctest.Wait()
 		time.Sleep(10 * time.Minute) // the claim cannot be released
+		wantText(t, here.Healthy(), "since 2000-01-01T00:02:00Z")
 		s.repair()
 		time.Sleep(time.Minute)
 		r.want(t, "b pending 1")

@@ -44,11 +44,16 @@ func (s Spec) checked(defaultTTL time.Duration) (Spec, error) {
 	if !s.NotBefore.IsZero() {
 		s.NotBefore = wall(s.NotBefore)
 	}
-	if s.IdempotencyKey != "" && s.ID == "" {
-		s.ID = IDForKey(s.Submitter, s.IdempotencyKey)
+	if s.ID == "" && s.IdempotencyKey != "" {
+		s.ID = s.NewID()
 	}
 	return s, s.check()
 }
+
+const (
+	keyedPrefix = "key-"
+	keyedID     = len(keyedPrefix) + 2*sha256.Size // bytes of the ID of a task with an idempotency key
+)
 
 // IDForKey returns the ID of the task that an agent submits with that Spec.IdempotencyKey.
 func IDForKey(submitter identity.ID, key string) string {
@@ -56,7 +61,7 @@ func IDForKey(submitter identity.ID, key string) string {
 	h.Write([]byte("converge task idempotency key\x00"))
 	h.Write(submitter[:])
 	h.Write([]byte(key))
-	return "key-" + hex.EncodeToString(h.Sum(nil))
+	return keyedPrefix + hex.EncodeToString(h.Sum(nil))
 }
 
 // wall strips the zone and the monotonic reading, which mean nothing to other processes.
@@ -144,6 +149,9 @@ func (b Backoff) pause(failures int) time.Duration {
 }
 
 func (s *Spec) checkKey() error {
+	if s.IdempotencyKey == "" && len(s.ID) == keyedID && strings.HasPrefix(s.ID, keyedPrefix) {
+		return invalid("ID %q has the form that is for tasks with an IdempotencyKey", s.ID) // nobody takes their place
+	}
 	if s.IdempotencyKey == "" {
 		return nil
 	}

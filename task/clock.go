@@ -40,6 +40,9 @@ func newClock(now func() time.Time, s store.Store) *clock {
 		now = time.Now // whose values have a monotonic reading
 	}
 	c.anchor = now()
+	if plain := c.anchor.Round(0); plain == c.anchor { // it has no monotonic reading, which UTC would strip
+		c.anchor = plain.UTC()
+	}
 	c.origin = c.anchor.UnixNano()
 	c.elapsed = func() time.Duration { return now().Sub(c.anchor) }
 	return c
@@ -56,7 +59,7 @@ func (c *clock) now() int64 {
 
 // local returns an instant by the clock of this process.
 func (c *clock) local(at int64) time.Time {
-	return c.anchor.Add(time.Duration(at - c.origin - c.offset.Load())).UTC()
+	return c.anchor.Add(time.Duration(at - c.origin - c.offset.Load()))
 }
 
 // refresh looks at the store's clock. While somebody else does, it goes on with the last estimate, and

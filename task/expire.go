@@ -26,6 +26,7 @@ func (m *Manager) expireDue(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		m.health.set(&m.health.expiring, err)
 		if err == nil {
 			pause = 0
 			continue
@@ -181,12 +182,5 @@ type pause time.Duration
 // wait returns false when ctx is done.
 func (p *pause) wait(ctx context.Context) bool {
 	*p = min(max(2**p, pause(minPause)), pause(maxPause))
-	timer := time.NewTimer(time.Duration(*p))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+	return sleep(ctx, time.Duration(*p))
 }

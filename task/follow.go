@@ -40,6 +40,8 @@ func (m *Manager) Attach(fn func(Task)) (detach func()) {
 		if m.unlisten(l) == 0 {
 			m.stop()
 			m.running.Wait()
+			m.health.set(&m.health.following, nil)
+			m.health.set(&m.health.expiring, nil)
 		}
 	})
 }
@@ -85,6 +87,9 @@ func (m *Manager) start() {
 	if m.clock.store != nil {
 		m.running.Go(func() { m.clock.keep(ctx, m.resetAlarm) })
 	}
+	if m.prunes() {
+		m.running.Go(func() { m.prune(ctx) })
+	}
 	<-f.started
 }
 
@@ -106,6 +111,7 @@ func (f *follower) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		f.m.health.set(&f.m.health.following, err)
 		f.m.logger.Warn("tasks can no longer be followed", "error", err)
 		f.begin()
 		if errors.Is(err, store.ErrClosed) {
@@ -140,8 +146,13 @@ func (f *follower) waitedFor() bool {
 // follow returns the error that ends the watch.
 func (f *follower) follow(ctx context.Context) error {
 	var afresh *index
+	past := newCollector()
 	if f.at == 0 {
 		afresh = newIndex()
+	} else {
+		confirming, cancel := context.WithCancel(ctx)
+		defer cancel()
+		f.m.running.Go(func() { f.m.confirm(confirming) })
 	}
 	for ev, err := range f.m.store.Watch(ctx, keyPrefix, f.at) {
 		switch {
@@ -149,8 +160,10 @@ func (f *follower) follow(ctx context.Context) error {
 			return err
 		case ev.Op == store.OpSynced:
 			f.publish(afresh, ev.Entry.Revision)
-			afresh = nil
+			f.m.attic.replace(past)
+			afresh, past = nil, nil
 		case afresh != nil:
+			f.m.collect(past, ev.Entry)
 			f.load(afresh, ev.Entry)
 		default:
 			f.apply(ev)
@@ -161,6 +174,9 @@ func (f *follower) follow(ctx context.Context) error {
 
 // load takes in an entry of the snapshot. Tasks that have not ended are told when they can be found.
 func (f *follower) load(x *index, e store.Entry) {
+	if _, _, ended := peek(e.Value); ended && f.waitedFor() {
+		return
+	}
 	r, known := f.known(e)
 	if !known {
 		r = f.m.decode(e)
@@ -199,6 +215,7 @@ func (f *follower) publish(x *index, at store.Revision) {
 		}
 	}
 	f.m.replaceIndex(x)
+	f.m.health.set(&f.m.health.following, nil)
 	f.at, f.told, f.pause = at, at, 0
 	f.begin()
 	for _, r := range news {
@@ -230,7 +247,11 @@ func (m *Manager) dropIndex() {
 // apply takes in a change. Most of those that this program made are known already, and need no decoding.
 func (f *follower) apply(ev store.Event) {
 	at := ev.Entry.Revision
-	f.at, f.told, f.pause = at, at, 0
+	f.at, f.told = at, at
+	if f.pause != 0 {
+		f.pause = 0
+		f.m.health.set(&f.m.health.following, nil)
+	}
 	id, _ := idOf(ev.Entry.Key) // a key that is not that of a task gives none, and fails to decode
 	r := f.m.recall(id)
 	if r != nil && r.revision > at {
@@ -249,6 +270,7 @@ func (f *follower) apply(ev store.Event) {
 // pass lets go of a task when its end, which was known, comes by.
 func (m *Manager) pass(r *record) {
 	if r.status.Terminal() {
+		m.shelve(r)
 		x := m.index.Load()
 		x.book.see(r.revision)
 		x.book.remove(r)
@@ -266,6 +288,9 @@ func (m *Manager) settle(id string, ev store.Event) *record {
 	defer m.mu.Unlock()
 	x := m.index.Load()
 	gone := r == nil || r.status.Terminal()
+	if r != nil && gone {
+		m.shelve(r)
+	}
 	if !gone {
 		x.put(r)
 	}

@@ -66,6 +66,8 @@ type Manager struct {
 	counts     counts
 	unreadable unreadable
 	keep, dead time.Duration // how long tasks and dead letters are kept
+	attic      *attic
+	health     health
 
 	mu      sync.Mutex            // for what is in index, except for the book, and for:
 	alarm   int64                 // when expireDue wakes up; 0 for never
@@ -91,6 +93,7 @@ func New(c Config) (*Manager, error) {
 		maxPending: cmp.Or(c.MaxPending, 1000000),
 		logger:     c.Logger,
 		earlier:    make(chan struct{}, 1),
+		attic:      newAttic(),
 	}
 	if m.store == nil {
 		return nil, errors.New("task manager: Store is not set")
@@ -155,8 +158,8 @@ func (m *Manager) Stats() Stats {
 // [ErrExists] if there is a task of that ID, whatever its state. With an idempotency key that
 // holds for other content only; otherwise it returns that task, with Existed set.
 func (m *Manager) Submit(ctx context.Context, s Spec) (Task, error) {
-	if s.ID == "" && s.IdempotencyKey == "" {
-		s.ID = NewID()
+	if s.ID == "" {
+		s.ID = s.NewID()
 	}
 	r, existed, err := m.submit(ctx, &s)
 	if err != nil {
@@ -172,7 +175,6 @@ func (m *Manager) Submit(ctx context.Context, s Spec) (Task, error) {
 
 func (m *Manager) submit(ctx context.Context, given *Spec) (r *record, existed bool, err error) {
 	s, err := given.checked(m.defaultTTL)
-	given.ID = s.ID
 	if err != nil {
 		return nil, false, err
 	}
@@ -246,6 +248,15 @@ func (m *Manager) isFull() bool {
 	return x != nil && x.size >= m.maxPending
 }
 
+// NewID returns the ID that a task of the Spec gets if ID is empty: that of its idempotency key, or a new
+// one.
+func (s *Spec) NewID() string {
+	if s.IdempotencyKey != "" {
+		return IDForKey(s.Submitter, s.IdempotencyKey)
+	}
+	return NewID()
+}
+
 // NewID returns an ID for a task: 16 random bytes in hexadecimal.
 func NewID() string {
 	var id [16]byte
@@ -297,6 +308,11 @@ func (m *Manager) claimOf(r *record) Claim {
 
 // Now returns the time by which tasks are timed: the store's, if it has a clock.
 func (m *Manager) Now() time.Time { return toTime(m.clock.now()) }
+
+// Remaining returns how long a claim still lasts.
+func (m *Manager) Remaining(c Claim) time.Duration {
+	return c.Expires.Sub(m.clock.anchor) - m.clock.elapsed()
+}
 
 // Heartbeat lets a claim last for the task's ClaimTTL from now, though not beyond its deadline, and
 // returns it with the new expiry. It returns [ErrClaimLost] or [ErrTerminal] as Report does.

@@ -499,3 +499,10 @@ func mustSubmit(t testing.TB, m *task.Manager, s task.Spec) task.Task {
 	}
 	return got
 }
+
+func wantText(t *testing.T, err error, want string) {
+	t.Helper()
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got the error %v, want it to say %q", err, want)
+	}
+}

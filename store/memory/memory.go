@@ -59,7 +59,10 @@ type Store struct {
 	waiting   []*waiter
 }
 
-var _ store.Store = (*Store)(nil)
+var (
+	_ store.Store  = (*Store)(nil)
+	_ store.Seeker = (*Store)(nil)
+)
 
 // slot is where the current item of a key rests; that of a deleted key stays with the snapshots that
 // show it.
@@ -238,9 +241,14 @@ func (s *Store) record(place *slot, change *item) {
 
 // List implements [store.Store].
 func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[store.Entry, error] {
+	return s.ListAfter(ctx, prefix, "")
+}
+
+// ListAfter implements [store.Seeker].
+func (s *Store) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[store.Entry, error] {
 	return func(yield func(store.Entry, error) bool) {
 		more := true
-		_, err := s.each(ctx, prefix, func(e store.Entry) bool {
+		_, err := s.each(ctx, prefix, after, func(e store.Entry) bool {
 			more = yield(e, nil)
 			return more
 		})

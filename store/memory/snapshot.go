@@ -16,16 +16,19 @@ type snapshot struct {
 	replaced map[*slot]*item // guarded by the store's mu
 }
 
-// each hands out the entries under prefix as they are now, until emit returns false, and returns the
+// each hands out the entries under prefix and behind after as they are now, until emit returns false, and returns the
 // revision of that moment.
-func (s *Store) each(ctx context.Context, prefix string, emit func(store.Entry) bool) (store.Revision, error) {
+func (s *Store) each(ctx context.Context, prefix, after string, emit func(store.Entry) bool) (store.Revision, error) {
 	snap, err := s.snapshot(ctx, prefix)
 	if err != nil {
 		return 0, err
 	}
 	defer s.release(snap)
 	places := make([]*slot, 0, 16)
-	for place := range snap.tree.from(prefix) {
+	for place := range snap.tree.from(max(prefix, after)) {
+		if place.key == after {
+			continue
+		}
 		if !strings.HasPrefix(place.key, prefix) {
 			break
 		}

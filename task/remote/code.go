@@ -29,8 +29,9 @@ const (
 	codeMalformed   // with a text
 	codeBusy        // ask again later
 	codeLater       // not carried out, since the answer has no more room: ask again
-	codeUnsigned    // what wants a signature has none
-	codeForged      // a signature is not that of the agent, or of one that the host does not know
+	codeNotDead
+	codeUnsigned // what wants a signature has none
+	codeForged   // a signature is not that of the agent, or of one that the host does not know
 )
 
 // errorOf has the errors that keep their identity across the wire.
@@ -52,6 +53,13 @@ var errorOf = map[code]error{
 	codeBusy:         ErrUnavailable,
 	codeUnsigned:     task.ErrUnsigned,
 	codeForged:       task.ErrForged,
+	codeNotDead:      task.ErrNotDead,
+}
+
+// told are the codes that a client is told of errors that a host comes upon.
+var told = []code{
+	codeNotFound, codeExists, codeNotPending, codeNotRouted, codeClaimLost, codeTerminal, codeNotSubmitter, codeFull,
+	codeInvalid, codeRecord, codeNotAllowed, codeUnsupported, codeNotDead, codeUnsigned, codeForged,
 }
 
 // failure is why something was not done, as it is told.
@@ -63,8 +71,8 @@ type failure struct {
 // failureOf tells what a client may know of an error. Of an invalid argument it is told what is wrong
 // with it, which concerns nothing but the argument.
 func failureOf(err error) failure {
-	for c := codeNotFound; c <= codeForged; c++ {
-		if c >= codeUnavailable && c <= codeLater || !errors.Is(err, errorOf[c]) {
+	for _, c := range told {
+		if !errors.Is(err, errorOf[c]) {
 			continue
 		}
 		f := failure{code: c}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"time"
 
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/task"
@@ -15,7 +14,6 @@ import (
 // carried out already is as good as done: the answer was lost, and the client has asked again.
 type deed struct {
 	tasks   *task.Manager
-	now     func() time.Time
 	agent   identity.ID
 	profile *task.Profile
 	op      *Op
@@ -30,21 +28,21 @@ func (d *deed) do(ctx context.Context) (result, error) {
 		return d.claim(ctx)
 	case OpHeartbeat:
 		c, err := d.tasks.Heartbeat(ctx, o.Claim)
-		return result{remaining: c.Expires.Sub(d.now())}, err
+		return result{remaining: d.tasks.Remaining(c)}, err
 	case OpReport:
 		t, err := d.tasks.End(ctx, o.Ending())
 		return d.orDone(ctx, t, err, task.ErrTerminal, func(t *task.Task) bool {
 			return d.endedIt(t, task.Completed) && bytes.Equal(t.Result, o.Result) && t.ResultType == o.ResultType
 		})
 	case OpFail:
-		t, err := d.tasks.End(ctx, o.Ending())
-		return d.orDone(ctx, t, err, task.ErrTerminal, func(t *task.Task) bool {
-			return d.endedIt(t, task.Failed) && t.Error == o.Reason
-		})
+		return d.fail(ctx)
 	case OpRelease:
 		t, err := d.tasks.Release(ctx, o.Claim)
-		return d.orDone(ctx, t, err, task.ErrClaimLost, func(t *task.Task) bool {
-			return t.Status == task.Pending && t.Epoch == o.Claim.Epoch && o.Claim.Epoch != 0
+		return d.orDone(ctx, t, err, task.ErrClaimLost, d.gaveUp)
+	case OpRequeue:
+		t, err := d.tasks.Requeue(ctx, o.TaskID, d.agent)
+		return d.orDone(ctx, t, err, task.ErrNotDead, func(t *task.Task) bool {
+			return !t.Status.Terminal() && t.Submitter == d.agent
 		})
 	default:
 		t, err := d.tasks.Cancel(ctx, o.TaskID, d.agent)
@@ -52,6 +50,26 @@ func (d *deed) do(ctx context.Context) (result, error) {
 			return t.Status == task.Cancelled && t.Submitter == d.agent
 		})
 	}
+}
+
+// fail ends an attempt. That it was one shows in the task's end, or in a task that waits for the next.
+func (d *deed) fail(ctx context.Context) (result, error) {
+	o := d.op
+	refusal := task.ErrTerminal
+	t, err := d.tasks.End(ctx, o.Ending())
+	if errors.Is(err, task.ErrClaimLost) {
+		refusal = task.ErrClaimLost
+	}
+	return d.orDone(ctx, t, err, refusal, func(t *task.Task) bool {
+		again := d.gaveUp(t) && t.Attempts > 0 && !o.Permanent
+		return (again || d.endedIt(t, task.Failed)) && t.Error == o.Reason
+	})
+}
+
+// gaveUp reports whether the task is pending since this very claim has ended.
+func (d *deed) gaveUp(t *task.Task) bool {
+	epoch := d.op.Claim.Epoch
+	return t.Status == task.Pending && t.Epoch == epoch && epoch != 0
 }
 
 // orDone takes a refusal back if the task is as the operation would have left it. What the agent gets to
@@ -80,6 +98,7 @@ func (d *deed) submit(ctx context.Context) (result, error) {
 	if errors.Is(err, task.ErrExists) {
 		if now, getErr := d.tasks.Get(ctx, d.op.Spec.ID); getErr == nil && d.isSame(&now.Spec) {
 			t, err = now, nil
+			t.Existed = true
 		}
 	}
 	if err != nil {
@@ -97,7 +116,9 @@ func (d *deed) isSame(s *task.Spec) bool {
 		params = []byte("{}")
 	}
 	return s.Submitter == d.agent && s.Kind == want.Kind && bytes.Equal(s.Params, params) && s.Pool == want.Pool &&
-		s.Topic == want.Topic && s.Priority == want.Priority && s.Deadline.IsZero() == want.Deadline.IsZero() &&
+		s.Topic == want.Topic && s.Priority == want.Priority && s.Deadline.Equal(want.Deadline) &&
+		s.NotBefore.Equal(want.NotBefore) && s.MaxAttempts == want.MaxAttempts && s.Backoff == want.Backoff &&
+		s.IdempotencyKey == want.IdempotencyKey &&
 		(want.ClaimTTL == 0 || s.ClaimTTL == want.ClaimTTL) &&
 		slices.Equal(s.Capabilities, slices.Compact(slices.Sorted(slices.Values(want.Capabilities))))
 }
@@ -108,8 +129,8 @@ func (d *deed) claim(ctx context.Context) (result, error) {
 	if errors.Is(err, task.ErrNotPending) {
 		now, getErr := d.tasks.Get(ctx, d.op.TaskID)
 		if getErr == nil && now.Status == task.Assigned && now.Claimant == d.agent {
-			c, t, err = task.Claim{Expires: now.ClaimExpires}, now, nil
+			return result{task: &now, remaining: now.ClaimExpires.Sub(d.tasks.Now())}, nil
 		}
 	}
-	return result{task: &t, remaining: c.Expires.Sub(d.now())}, err
+	return result{task: &t, remaining: d.tasks.Remaining(c)}, err
 }

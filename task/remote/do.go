@@ -35,7 +35,7 @@ func (c *Client) Heartbeat(ctx context.Context, claim task.Claim) (task.Claim, e
 
 // End ends a task; see [task.Manager.End]. What it returns is without params and result.
 func (c *Client) End(ctx context.Context, e task.Ending) (task.Task, error) {
-	o := Op{Kind: OpFail, Claim: e.Claim, Reason: e.Reason, Proof: e.Proof}
+	o := Op{Kind: OpFail, Claim: e.Claim, Reason: e.Reason, Permanent: e.Permanent, Proof: e.Proof}
 	if e.Status == task.Completed {
 		o = Op{Kind: OpReport, Claim: e.Claim, Result: e.Result, ResultType: e.ResultType, Proof: e.Proof}
 	}
@@ -53,6 +53,13 @@ func (c *Client) Fail(ctx context.Context, claim task.Claim, reason string) (tas
 	return c.End(ctx, task.Failure(claim, reason))
 }
 
+// FailPermanently is [Client.Fail] for a task that nobody can do.
+func (c *Client) FailPermanently(ctx context.Context, claim task.Claim, reason string) (task.Task, error) {
+	e := task.Failure(claim, reason)
+	e.Permanent = true
+	return c.End(ctx, e)
+}
+
 // Release gives a task back; see [task.Manager.Release]. What it returns is without params.
 func (c *Client) Release(ctx context.Context, claim task.Claim) (task.Task, error) {
 	r := c.one(ctx, Op{Kind: OpRelease, Claim: claim})
@@ -66,6 +73,16 @@ func (c *Client) Cancel(ctx context.Context, id string, by identity.ID) (task.Ta
 		return task.Task{}, fmt.Errorf("cancel task %.80q: %w", id, task.ErrNotSubmitter)
 	}
 	r := c.one(ctx, Op{Kind: OpCancel, TaskID: id})
+	return r.Task, r.Err
+}
+
+// Requeue makes a dead letter pending again; see [task.Manager.Requeue]. by has to be the client's agent.
+// What it returns is without params. The end of the task is told to those who are attached.
+func (c *Client) Requeue(ctx context.Context, id string, by identity.ID) (task.Task, error) {
+	if b, err := c.bound(); err == nil && by != b.Profile.Agent {
+		return task.Task{}, fmt.Errorf("requeue task %.80q: %w", id, task.ErrNotSubmitter)
+	}
+	r := c.one(ctx, Op{Kind: OpRequeue, TaskID: id})
 	return r.Task, r.Err
 }
 
@@ -114,15 +131,19 @@ type doing struct {
 func (d *doing) prepare(i int) error {
 	o := &d.ops[i]
 	if o.Kind == OpSubmit && o.Spec.ID == "" {
-		o.Spec.ID = task.NewID()
+		id, err := d.c.newID(o.Spec)
+		if err != nil {
+			return err
+		}
+		o.Spec.ID = id
 	}
 	o.Reason = fit(o.Reason, task.MaxReason)
 	if err := o.check(); err != nil {
 		return err
 	}
 	switch o.Kind {
-	case OpSubmit:
-		return d.c.expect(o.Spec.ID)
+	case OpSubmit, OpRequeue:
+		return d.c.expect(o.id())
 	case OpClaim:
 		d.c.take(o.TaskID)
 	}

@@ -33,7 +33,7 @@ type HostConfig struct {
 	// DefaultMaxClients. Others are told to ask again, while operations work for everybody.
 	MaxClients int
 	Logger     *slog.Logger     // nil means slog.Default
-	Now        func() time.Time // nil means time.Now; has to be the clock of Tasks
+	Now        func() time.Time // has to be the clock of Tasks, which nil means
 }
 
 // Host answers the requests of clients. Something else receives them and sends the answers: role.Host, or
@@ -86,7 +86,7 @@ func NewHost(c HostConfig) (*Host, error) {
 	c.MaxClients = cmp.Or(c.MaxClients, DefaultMaxClients)
 	c.Logger = cmp.Or(c.Logger, slog.Default())
 	if c.Now == nil {
-		c.Now = time.Now
+		c.Now = c.Tasks.Now
 	}
 	room := c.MaxMessage - envelope
 	return &Host{
@@ -236,17 +236,17 @@ func (h *Host) carryOut(ctx context.Context, agent identity.ID, rights Rights, q
 }
 
 func (h *Host) carryOutOne(ctx context.Context, agent identity.ID, rights Rights, p *task.Profile, o *Op) result {
-	if o.Kind > OpCancel {
+	if o.Kind > OpRequeue {
 		return result{failure: failure{codeUnsupported, fmt.Sprintf("operation %d", o.Kind)}}
 	}
-	if forSubmitters := o.Kind == OpSubmit || o.Kind == OpCancel; forSubmitters && !rights.Submit || !forSubmitters && !rights.Work {
+	if forSubmitters := o.Kind == OpSubmit || o.Kind == OpCancel || o.Kind == OpRequeue; forSubmitters && !rights.Submit || !forSubmitters && !rights.Work {
 		return result{failure: failure{code: codeNotAllowed}}
 	}
 	if err := h.checkRoom(o); err != nil {
 		return result{failure: failureOf(err)}
 	}
 	o.Spec.Submitter, o.Claim.Agent = agent, agent
-	d := deed{h.config.Tasks, h.config.Now, agent, p, o}
+	d := deed{h.config.Tasks, agent, p, o}
 	r, err := d.do(ctx)
 	if err != nil {
 		r = result{failure: failureOf(err)}

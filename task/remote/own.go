@@ -6,6 +6,16 @@ import (
 	"github.com/converge-agents/converge/task"
 )
 
+// newID returns an ID for a task of the client's agent.
+func (c *Client) newID(s task.Spec) (string, error) {
+	b, err := c.bound()
+	if err != nil {
+		return "", err
+	}
+	s.Submitter = b.Profile.Agent
+	return s.NewID(), nil
+}
+
 // expect notes a task that is about to be submitted, so that its end cannot be missed.
 func (c *Client) expect(id string) error {
 	c.mu.Lock()
@@ -42,7 +52,7 @@ func (c *Client) settle(op *Op, t *task.Task, err error) {
 	id := op.id()
 	o := c.own[id]
 	switch op.Kind {
-	case OpSubmit:
+	case OpSubmit, OpRequeue:
 		c.settleSubmit(id, o, t, err)
 	case OpClaim:
 		if c.taken[id]--; c.taken[id] <= 0 {

@@ -35,13 +35,14 @@
 // Messages get lost, to rate limits as well. A client that hears nothing asks again, with growing pauses
 // that chance varies. That is safe, since what was carried out already is answered as it was: a task
 // submitted twice with the same content, a claim of what the agent holds, a report of the recorded
-// result, the release of what has been released, the cancellation of what is cancelled. When a host does
+// result or failure, the release of what has been released, the cancellation of what is cancelled, the
+// requeueing of what is no dead letter any more. When a host does
 // not answer for [Config.Patience], operations fail with [ErrUnavailable], and go on failing at once
 // until the host answers the poll.
 //
 // # Clocks
 //
-// The host's clock decides. No message has a time of day: instants are sent as what remains, or has
+// The clock of the host's manager decides. No message has a time of day: instants are sent as what remains, or has
 // passed, and a client counts what remains of a claim from when it asked, so that it never believes to
 // hold what it has lost.
 //
@@ -115,7 +116,7 @@ type Binding struct {
 
 // Rights is what an agent may do at a host. The zero Rights is nothing.
 type Rights struct {
-	Submit bool // submit tasks, cancel them, and learn how they end
+	Submit bool // submit tasks, cancel and requeue them, and learn how they end
 	Work   bool // see and claim tasks that its profile matches, and end those that it holds
 	// Narrow, if set, says what the agent is taken for, given what it announces. Its answer counts for
 	// everything but the agent's ID.
@@ -142,11 +143,12 @@ const (
 	OpFail
 	OpRelease
 	OpCancel
+	OpRequeue
 )
 
 // String returns the name of the operation in errors.
 func (k Kind) String() string {
-	names := [...]string{"", "submit", "claim", "heartbeat for", "report", "fail", "release", "cancel"}
+	names := [...]string{"", "submit", "claim", "heartbeat for", "report", "fail", "release", "cancel", "requeue"}
 	if int(k) < len(names) {
 		return names[k]
 	}
@@ -157,17 +159,19 @@ func (k Kind) String() string {
 type Op struct {
 	Kind       Kind
 	Spec       task.Spec  // of OpSubmit
-	TaskID     string     // of OpClaim and OpCancel
+	TaskID     string     // of OpClaim, OpCancel and OpRequeue
 	Claim      task.Claim // of OpHeartbeat, OpReport, OpFail and OpRelease
 	Result     []byte     // of OpReport
 	ResultType string     // of OpReport
 	Reason     string     // of OpFail
+	Permanent  bool       // of OpFail: the task ends, whatever attempts it has left
 	Proof      []byte     // of OpReport and OpFail: that of a task.Ending
 }
 
 // Ending returns how OpReport and OpFail end a task.
 func (o *Op) Ending() task.Ending {
 	e := task.Failure(o.Claim, o.Reason)
+	e.Permanent = o.Permanent
 	if o.Kind == OpReport {
 		e = task.Completion(o.Claim, o.Result, o.ResultType)
 	}
@@ -180,7 +184,7 @@ func (o *Op) id() string {
 	switch o.Kind {
 	case OpSubmit:
 		return o.Spec.ID
-	case OpClaim, OpCancel:
+	case OpClaim, OpCancel, OpRequeue:
 		return o.TaskID
 	}
 	return o.Claim.TaskID

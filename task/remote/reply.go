@@ -211,8 +211,17 @@ func appendTask(buf []byte, t *task.Task, now time.Time) []byte {
 	w.Text(18, t.ResultType)
 	w.Text(19, t.Error)
 	w.Uint(20, uint64(t.Revision))
-	w.Bytes(22, t.Proof)
-	w.Bytes(23, t.ResultProof)
+	appendSome(&w, 21, func(w *cose.MapWriter) { appendPlan(w, &t.Spec) })
+	appendSome(&w, 22, func(w *cose.MapWriter) {
+		w.Int(1, fromNow(t.ReadyAt, now))
+		w.Uint(2, uint64(t.Attempts))
+		w.Uint(3, flag(t.DeadLetter))
+		w.Uint(4, flag(t.Existed))
+	})
+	appendSome(&w, 23, func(w *cose.MapWriter) {
+		w.Bytes(1, t.Proof)
+		w.Bytes(2, t.ResultProof)
+	})
 	return w.End()
 }
 
@@ -260,10 +269,12 @@ func (r *reader) task(now time.Time) (t task.Task) {
 			t.Error = r.text(task.MaxReason)
 		case 20:
 			t.Revision = store.Revision(r.uint())
+		case 21:
+			r.plan(&t.Spec)
 		case 22:
-			t.Proof = r.bytes()
+			r.progress(&t, now)
 		case 23:
-			t.ResultProof = r.bytes()
+			r.proofs(&t)
 		default:
 			r.unknown()
 		}
@@ -274,9 +285,47 @@ func (r *reader) task(now time.Time) (t task.Task) {
 	return t
 }
 
+// progress reads what has come of the attempts at a task.
+func (r *reader) progress(t *task.Task, now time.Time) {
+	some := false
+	r.Fields(func(key int64) {
+		some = true
+		switch key {
+		case 1:
+			t.ReadyAt = now.Add(time.Duration(r.int()))
+		case 2:
+			t.Attempts = int(r.upTo(task.MostAttempts))
+		case 3:
+			t.DeadLetter = r.upTo(1) == 1
+		case 4:
+			t.Existed = r.upTo(1) == 1
+		default:
+			r.unknown()
+		}
+	})
+	r.set(some)
+}
+
+// proofs reads what the submitter and the claimant have signed.
+func (r *reader) proofs(t *task.Task) {
+	some := false
+	r.Fields(func(key int64) {
+		some = true
+		switch key {
+		case 1:
+			t.Proof = r.bytes()
+		case 2:
+			t.ResultProof = r.bytes()
+		default:
+			r.unknown()
+		}
+	})
+	r.set(some)
+}
+
 // weight is about how many bytes the task takes in a reply, and no less.
 func weight(t *task.Task) int {
-	n := 512 + len(t.ID) + len(t.Kind) + len(t.Params) + len(t.Pool) + len(t.Topic.String()) + len(t.Result) + len(t.ResultType) + len(t.Error) + len(t.Proof) + len(t.ResultProof)
+	n := 640 + len(t.ID) + len(t.IdempotencyKey) + len(t.Kind) + len(t.Params) + len(t.Pool) + len(t.Topic.String()) + len(t.Result) + len(t.ResultType) + len(t.Error) + len(t.Proof) + len(t.ResultProof)
 	for _, c := range t.Capabilities {
 		n += len(c) + 3
 	}

@@ -121,7 +121,8 @@ func (o *Op) append(buf []byte, now time.Time) []byte {
 	if o.Kind == OpSubmit {
 		w.Item(7, func(buf []byte) []byte { return appendSpec(buf, &o.Spec) })
 	}
-	w.Bytes(15, o.Proof)
+	w.Uint(8, flag(o.Permanent))
+	w.Bytes(9, o.Proof)
 	return w.End()
 }
 
@@ -145,7 +146,9 @@ func (r *reader) op(now time.Time) (o Op) {
 			o.Reason = r.text(task.MaxReason)
 		case 7:
 			spec = r.spec()
-		case 15:
+		case 8:
+			o.Permanent = r.upTo(1) == 1
+		case 9:
 			o.Proof = r.bytes()
 		default:
 			r.unknown()
@@ -156,7 +159,7 @@ func (r *reader) op(now time.Time) (o Op) {
 		r.unknown()
 	case o.Kind == OpSubmit:
 		o.Spec, o.Spec.ID = *spec, id
-	case o.Kind == OpClaim, o.Kind == OpCancel:
+	case o.Kind == OpClaim, o.Kind == OpCancel, o.Kind == OpRequeue:
 		o.TaskID = id
 	default:
 		o.Claim.TaskID = id
@@ -174,8 +177,57 @@ func appendSpec(buf []byte, s *task.Spec) []byte {
 	w.Int(6, int64(s.ClaimTTL))
 	w.Int(7, fromTime(s.Deadline))
 	w.Int(8, int64(s.Priority))
-	w.Bytes(15, s.Proof)
+	appendSome(&w, 9, func(w *cose.MapWriter) { appendPlan(w, s) })
+	w.Bytes(10, s.Proof)
 	return w.End()
+}
+
+// appendPlan appends when a task is to be tried, and how often.
+func appendPlan(w *cose.MapWriter, s *task.Spec) {
+	w.Int(1, fromTime(s.NotBefore))
+	w.Int(2, int64(s.MaxAttempts))
+	w.Int(3, int64(s.Backoff.Base))
+	w.Int(4, int64(s.Backoff.Max))
+	w.Text(5, s.IdempotencyKey)
+}
+
+func (r *reader) plan(s *task.Spec) {
+	some := false
+	r.Fields(func(key int64) {
+		some = true
+		switch key {
+		case 1:
+			s.NotBefore = r.time()
+		case 2:
+			s.MaxAttempts = int(r.int())
+		case 3:
+			s.Backoff.Base = time.Duration(r.int())
+		case 4:
+			s.Backoff.Max = time.Duration(r.int())
+		case 5:
+			s.IdempotencyKey = r.text(maxText)
+		default:
+			r.unknown()
+		}
+	})
+	r.set(some)
+}
+
+// appendSome appends a map unless it is empty.
+func appendSome(w *cose.MapWriter, key byte, fields func(*cose.MapWriter)) {
+	var room [128]byte
+	inner := cose.NewMapWriter(room[:0])
+	fields(&inner)
+	if b := inner.End(); len(b) > 1 {
+		w.Item(key, func(buf []byte) []byte { return append(buf, b...) })
+	}
+}
+
+func flag(is bool) uint64 {
+	if is {
+		return 1
+	}
+	return 0
 }
 
 func (r *reader) spec() *task.Spec {
@@ -198,7 +250,9 @@ func (r *reader) spec() *task.Spec {
 			s.Deadline = r.time()
 		case 8:
 			s.Priority = int(r.int())
-		case 15:
+		case 9:
+			r.plan(s)
+		case 10:
 			s.Proof = r.bytes()
 		default:
 			r.unknown()
@@ -270,7 +324,7 @@ func (r *reader) known() (k known) {
 // check holds an operation to what can be written down. What the task is to be like is for the manager
 // to check.
 func (o *Op) check() error {
-	for _, text := range append([]string{o.id(), o.ResultType, o.Spec.Kind, o.Spec.Pool}, o.Spec.Capabilities...) {
+	for _, text := range append([]string{o.id(), o.ResultType, o.Spec.Kind, o.Spec.Pool, o.Spec.IdempotencyKey}, o.Spec.Capabilities...) {
 		if len(text) > maxText || !utf8.ValidString(text) {
 			return fmt.Errorf("%w: %.80q is not up to %d bytes of UTF-8", task.ErrInvalid, text, maxText)
 		}

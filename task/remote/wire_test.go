@@ -35,6 +35,7 @@ func requestSamples() []request {
 	spec := task.Spec{
 		ID: "id", Kind: "k", Params: json.RawMessage(`{"n":1}`), Capabilities: []string{"sum"}, Topic: message.MustTopic("orders.new"),
 		Pool: "night", ClaimTTL: time.Minute, Deadline: now.Add(time.Hour), Priority: -7,
+		NotBefore: now.Add(time.Minute), MaxAttempts: 5, Backoff: task.Backoff{Base: time.Second, Max: time.Minute}, IdempotencyKey: "key",
 	}
 	claim := task.Claim{TaskID: "id", Epoch: 3}
 	return []request{
@@ -42,6 +43,7 @@ func requestSamples() []request {
 			{Kind: OpSubmit, Spec: spec}, {Kind: OpSubmit}, {Kind: OpClaim, TaskID: "id"}, {Kind: OpHeartbeat, Claim: claim},
 			{Kind: OpReport, Claim: claim, Result: []byte("r"), ResultType: "text/plain"}, {Kind: OpFail, Claim: claim, Reason: "why"},
 			{Kind: OpRelease, Claim: claim}, {Kind: OpCancel, TaskID: "id"},
+			{Kind: OpFail, Claim: claim, Permanent: true}, {Kind: OpRequeue, TaskID: "id"}, {Kind: OpSubmit, Spec: task.Spec{MaxAttempts: -1}},
 		}},
 		{profile: profile, poll: &pollRequest{
 			window: 64, known: []known{{"a", 7}, {"b", 0}}, cursor: cursor{1 << 63, 9}, wait: 10 * time.Second,
@@ -56,7 +58,9 @@ func replySamples() []reply {
 		Spec: task.Spec{
 			ID: "id", Kind: "k", Params: json.RawMessage(`{"n":1}`), Capabilities: []string{"sum"}, Topic: message.MustTopic("orders.new"),
 			Pool: "night", Submitter: identity.ID{1}, ClaimTTL: time.Minute, Deadline: now.Add(time.Hour), Priority: -7,
+			NotBefore: now.Add(-time.Minute), MaxAttempts: 5, Backoff: task.Backoff{Base: time.Second, Max: time.Minute}, IdempotencyKey: "key",
 		},
+		ReadyAt: now.Add(1), Attempts: task.MostAttempts, DeadLetter: true, Existed: true,
 		Status: task.Completed, Claimant: identity.ID{2}, Epoch: 3, ClaimExpires: now.Add(-time.Second), CreatedAt: now.Add(-time.Hour),
 		UpdatedAt: now.Add(-1), Result: []byte("r"), ResultType: "text/plain", Error: "why", Revision: 12,
 	}
@@ -92,6 +96,15 @@ func TestFrozenBytes(t *testing.T) {
 		"a20101" + "04" + "a3" + "011840" + "0281" + "82" + "6474736b31" + "07" + "05192710": (&request{
 			poll: &pollRequest{window: 64, known: []known{{"tsk1", 7}}, wait: 10 * time.Second},
 		}).append(nil, now),
+		"a2010103" + "81" + "a4" + "0105" + "02" + "6474736b31" + "0307" + "0801": (&request{ops: []Op{
+			{Kind: OpFail, Claim: task.Claim{TaskID: "tsk1", Epoch: 7}, Permanent: true},
+		}}).append(nil, now),
+		"a2010103" + "81" + "a2" + "0108" + "02" + "6474736b31": (&request{ops: []Op{{Kind: OpRequeue, TaskID: "tsk1"}}}).append(nil, now),
+		"a2010103" + "81" + "a3" + "0101" + "02" + "6474736b31" + "07" + "a2" + "01616b" + "09" + "a5" + "011903e8" + "0203" + "0319ea60" + "041a000f4240" + "056178": (&request{ops: []Op{
+			{Kind: OpSubmit, Spec: task.Spec{
+				ID: "tsk1", Kind: "k", NotBefore: now.Add(1000), MaxAttempts: 3, Backoff: task.Backoff{Base: 60000, Max: 1000000}, IdempotencyKey: "x",
+			}},
+		}}).append(nil, now),
 		"a2010105816474736b31":                  (&request{review: []string{"tsk1"}}).append(nil, now),
 		"a3010102070581" + "a1" + "0103":        (&reply{instance: 7, results: []result{{failure: failure{code: codeNotPending}}}}).append(nil, now),
 		"a30101020706" + "a2" + "0305" + "0401": (&reply{instance: 7, poll: &pollReply{seq: 5, resync: true}}).append(nil, now),
