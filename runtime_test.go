@@ -131,6 +131,15 @@ func (w *world) peerOf(id *identity.Identity) peer {
 	return peer{w.t, hooked, endpoint, id}
 }
 
+// submit submits a task of a peer's.
+func (w *world) submit(p peer, s task.Spec) {
+	w.t.Helper()
+	if errs := must(task.NewSigner(p.id, "test")).SignSpecs(&s); errs != nil {
+		w.t.Fatal(errs)
+	}
+	must(w.tasks.Submit(w.t.Context(), s))
+}
+
 func (p peer) say(to identity.ID, body string) *message.Message {
 	p.t.Helper()
 	m, err := p.Send(p.t.Context(), message.Draft{To: to, Body: []byte(body)})

@@ -100,7 +100,7 @@ func TestFrozenBytes(t *testing.T) {
 			{Kind: OpFail, Claim: task.Claim{TaskID: "tsk1", Epoch: 7}, Permanent: true},
 		}}).append(nil, now),
 		"a2010103" + "81" + "a2" + "0108" + "02" + "6474736b31": (&request{ops: []Op{{Kind: OpRequeue, TaskID: "tsk1"}}}).append(nil, now),
-		"a2010103" + "81" + "a3" + "0101" + "02" + "6474736b31" + "07" + "a2" + "01616b" + "09" + "a5" + "011903e8" + "0203" + "0319ea60" + "041a000f4240" + "056178": (&request{ops: []Op{
+		"a2010103" + "81" + "a3" + "0101" + "02" + "6474736b31" + "07" + "a2" + "01616b" + "09" + "a5" + "011b1886caf21c9635ee" + "0203" + "0319ea60" + "041a000f4240" + "056178": (&request{ops: []Op{
 			{Kind: OpSubmit, Spec: task.Spec{
 				ID: "tsk1", Kind: "k", NotBefore: now.Add(1000), MaxAttempts: 3, Backoff: task.Backoff{Base: 60000, Max: 1000000}, IdempotencyKey: "x",
 			}},
