@@ -36,12 +36,13 @@ func requestSamples() []request {
 		ID: "id", Kind: "k", Params: json.RawMessage(`{"n":1}`), Capabilities: []string{"sum"}, Topic: message.MustTopic("orders.new"),
 		Pool: "night", ClaimTTL: time.Minute, Deadline: now.Add(time.Hour), Priority: -7,
 		NotBefore: now.Add(time.Minute), MaxAttempts: 5, Backoff: task.Backoff{Base: time.Second, Max: time.Minute}, IdempotencyKey: "key",
+		Proof: []byte("mine"),
 	}
 	claim := task.Claim{TaskID: "id", Epoch: 3}
 	return []request{
 		{profile: profile, ops: []Op{
 			{Kind: OpSubmit, Spec: spec}, {Kind: OpSubmit}, {Kind: OpClaim, TaskID: "id"}, {Kind: OpHeartbeat, Claim: claim},
-			{Kind: OpReport, Claim: claim, Result: []byte("r"), ResultType: "text/plain"}, {Kind: OpFail, Claim: claim, Reason: "why"},
+			{Kind: OpReport, Claim: claim, Result: []byte("r"), ResultType: "text/plain", Proof: []byte("p")}, {Kind: OpFail, Claim: claim, Reason: "why"},
 			{Kind: OpRelease, Claim: claim}, {Kind: OpCancel, TaskID: "id"},
 			{Kind: OpFail, Claim: claim, Permanent: true}, {Kind: OpRequeue, TaskID: "id"}, {Kind: OpSubmit, Spec: task.Spec{MaxAttempts: -1}},
 		}},
@@ -59,10 +60,11 @@ func replySamples() []reply {
 			ID: "id", Kind: "k", Params: json.RawMessage(`{"n":1}`), Capabilities: []string{"sum"}, Topic: message.MustTopic("orders.new"),
 			Pool: "night", Submitter: identity.ID{1}, ClaimTTL: time.Minute, Deadline: now.Add(time.Hour), Priority: -7,
 			NotBefore: now.Add(-time.Minute), MaxAttempts: 5, Backoff: task.Backoff{Base: time.Second, Max: time.Minute}, IdempotencyKey: "key",
+			Proof: []byte("mine"),
 		},
 		ReadyAt: now.Add(1), Attempts: task.MostAttempts, DeadLetter: true, Existed: true,
 		Status: task.Completed, Claimant: identity.ID{2}, Epoch: 3, ClaimExpires: now.Add(-time.Second), CreatedAt: now.Add(-time.Hour),
-		UpdatedAt: now.Add(-1), Result: []byte("r"), ResultType: "text/plain", Error: "why", Revision: 12,
+		UpdatedAt: now.Add(-1), Result: []byte("r"), ResultType: "text/plain", Error: "why", Revision: 12, ResultProof: []byte("yours"),
 	}
 	reference := task.Task{Spec: task.Spec{ID: "known"}}
 	return []reply{
