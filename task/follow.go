@@ -146,7 +146,7 @@ func (f *follower) waitedFor() bool {
 // follow returns the error that ends the watch.
 func (f *follower) follow(ctx context.Context) error {
 	var afresh *index
-	past := newCollector()
+	past := f.m.attic.newCollector()
 	if f.at == 0 {
 		afresh = newIndex()
 	} else {

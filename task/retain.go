@@ -25,6 +25,7 @@ const maxPast = 1 << 16
 
 // attic has the tasks that are to be deleted first.
 type attic struct {
+	room  int
 	mu    sync.Mutex
 	first pasts // a heap with the earliest on top
 	more  bool  // there are others in the store
@@ -61,14 +62,14 @@ func (p *pasts) Push(any)           {} // push and pop do that
 func (p *pasts) Pop() any           { return nil }
 
 func newAttic() *attic {
-	return &attic{first: pasts{before: earliest}, added: make(chan struct{}, 1)}
+	return &attic{room: maxPast, first: pasts{before: earliest}, added: make(chan struct{}, 1)}
 }
 
 // add notes a task that has just ended, and so is later than nearly all others.
 func (a *attic) add(p past) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.more || len(a.first.all) >= maxPast {
+	if a.more || len(a.first.all) >= a.room {
 		a.more = true
 		return
 	}
@@ -114,15 +115,18 @@ func (a *attic) pop() {
 
 // collector keeps the earliest of many.
 type collector struct {
+	room int
 	last pasts // a heap with the latest on top
 	more bool
 }
 
-func newCollector() *collector { return &collector{last: pasts{before: latest}} }
+func (a *attic) newCollector() *collector {
+	return &collector{room: a.room, last: pasts{before: latest}}
+}
 
 func (c *collector) add(p past) {
 	c.last.push(p)
-	if len(c.last.all) > maxPast {
+	if len(c.last.all) > c.room {
 		c.last.pop()
 		c.more = true
 	}
@@ -228,7 +232,7 @@ func (m *Manager) pruneDue(ctx context.Context) error {
 
 // refill reads the store for the tasks that are to be deleted next.
 func (m *Manager) refill(ctx context.Context) error {
-	c := newCollector()
+	c := m.attic.newCollector()
 	for e, err := range m.store.List(ctx, keyPrefix) {
 		if err != nil {
 			return err
