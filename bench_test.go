@@ -81,7 +81,9 @@ func BenchmarkIdleAgents(b *testing.B) {
 	for b.Loop() {
 		registry := identity.NewRegistry(0)
 		network := must(local.New(local.Config{}))
-		tasks := must(task.New(task.Config{Store: must(memory.New(memory.Config{}))}))
+		tasks := must(task.New(task.Config{
+			Store: must(memory.New(memory.Config{})), Verifier: must(task.NewVerifier(registry, "bench")),
+		}))
 		memoryBefore, goroutines := memoryInUse(), runtime.NumGoroutine()
 		ctx, stop := context.WithCancel(b.Context())
 		ended := make(chan error, agents)

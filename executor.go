@@ -68,6 +68,7 @@ type ExecutorEnv struct {
 	// after the other.
 	SendAll func(context.Context, []message.Draft) []error
 	Tasks   Tasks        // nil if the agent has no tasks
+	Signer  *task.Signer // signs what the agent submits and how it ends tasks; nil means that nobody does
 	Route   task.Profile // which tasks the agent may claim
 	Notify  func()       // called when something waits for Collect; must not block
 	Logger  *slog.Logger // nil means slog.Default
@@ -111,6 +112,9 @@ type heldClaim struct {
 func NewStandardExecutor(c ExecutorConfig, env ExecutorEnv) (*StandardExecutor, error) {
 	if env.Agent.IsZero() || env.Send == nil {
 		return nil, errors.New("converge.ExecutorEnv: Agent and Send are required")
+	}
+	if env.Signer != nil && env.Signer.ID() != env.Agent {
+		return nil, fmt.Errorf("converge.ExecutorEnv.Signer: it is of agent %s, and Agent is %s", env.Signer.ID().Short(), env.Agent.Short())
 	}
 	if c.MaxCalls < 0 {
 		return nil, errors.New("converge.ExecutorConfig.MaxCalls: negative")

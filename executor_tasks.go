@@ -25,8 +25,49 @@ func (e *StandardExecutor) ExecuteTasks(ctx context.Context, decisions []Decisio
 		}
 		ops, places = append(ops, op), append(places, i)
 	}
-	for i, r := range e.do(ctx, ops) {
+	for i, r := range e.doSigned(ctx, ops) {
 		errs[places[i]] = e.finish(&ops[i], r)
+	}
+	return errs
+}
+
+// doSigned is do for operations that the agent has to sign, if it signs any.
+func (e *StandardExecutor) doSigned(ctx context.Context, ops []remote.Op) []remote.Result {
+	errs := e.sign(ops)
+	if errs == nil {
+		return e.do(ctx, ops)
+	}
+	results := make([]remote.Result, len(ops))
+	for i, err := range errs {
+		if results[i].Err = err; err == nil {
+			results[i] = e.do(ctx, ops[i:i+1])[0]
+		}
+	}
+	return results
+}
+
+// sign signs submissions and endings; other operations need no signature. errs is nil if all were signed.
+func (e *StandardExecutor) sign(ops []remote.Op) (errs []error) {
+	if e.env.Signer == nil || len(ops) == 0 {
+		return nil
+	}
+	switch ops[0].Kind {
+	case remote.OpSubmit:
+		specs := make([]*task.Spec, len(ops))
+		for i := range ops {
+			specs[i] = &ops[i].Spec
+		}
+		return e.env.Signer.SignSpecs(specs...)
+	case remote.OpReport, remote.OpFail:
+		endings, places := make([]task.Ending, len(ops)), make([]*task.Ending, len(ops))
+		for i := range ops {
+			endings[i] = ops[i].Ending()
+			places[i] = &endings[i]
+		}
+		errs = e.env.Signer.SignEndings(places...)
+		for i := range ops {
+			ops[i].Reason, ops[i].Proof = endings[i].Reason, endings[i].Proof
+		}
 	}
 	return errs
 }
@@ -75,14 +116,8 @@ func (e *StandardExecutor) doOne(ctx context.Context, op *remote.Op) (r remote.R
 		r.Task, r.Err = e.env.Tasks.Submit(ctx, op.Spec)
 	case remote.OpClaim:
 		r.Claim, r.Task, r.Err = e.env.Tasks.Claim(ctx, op.TaskID, e.env.Route)
-	case remote.OpReport:
-		r.Task, r.Err = e.env.Tasks.Report(ctx, op.Claim, op.Result, op.ResultType)
-	case remote.OpFail:
-		fail := e.env.Tasks.Fail
-		if op.Permanent {
-			fail = e.env.Tasks.FailPermanently
-		}
-		r.Task, r.Err = fail(ctx, op.Claim, op.Reason)
+	case remote.OpReport, remote.OpFail:
+		r.Task, r.Err = e.env.Tasks.End(ctx, op.Ending())
 	case remote.OpRelease:
 		r.Task, r.Err = e.env.Tasks.Release(ctx, op.Claim)
 	case remote.OpCancel:

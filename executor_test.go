@@ -411,10 +411,7 @@ func TestTwoClaimersOneWinner(t *testing.T) {
 		}
 		synctest.Wait()
 		s := spec("contested")
-		s.Submitter = w.peer().id.ID()
-		if _, err := w.tasks.Submit(t.Context(), s); err != nil {
-			t.Fatal(err)
-		}
+		w.submit(w.peer(), s)
 		time.Sleep(time.Second)
 		won := 0
 		for _, s := range workers {
@@ -433,10 +430,7 @@ func TestClaimIsKeptWhileTheToolRunsAndLostWithItsAgent(t *testing.T) {
 		w := newWorld(t)
 		b := newToolbox(t)
 		s := spec("long")
-		s.Submitter = w.peer().id.ID()
-		if _, err := w.tasks.Submit(t.Context(), s); err != nil {
-			t.Fatal(err)
-		}
+		w.submit(w.peer(), s)
 		first := w.worker(worker("hang"), b)
 		first.Executor.ToolTimeout = time.Hour
 		r := w.run(first)
@@ -458,12 +452,9 @@ func TestLostClaimStopsTheToolAndRefusesTheLateReport(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		b := newToolbox(t)
-		boss := w.peer().id.ID()
-		s := spec("cancelled")
-		s.Submitter = boss
-		if _, err := w.tasks.Submit(t.Context(), s); err != nil {
-			t.Fatal(err)
-		}
+		peer := w.peer()
+		boss := peer.id.ID()
+		w.submit(peer, spec("cancelled"))
 		slow := worker("hang")
 		c := w.worker(slow, b)
 		c.Executor.ToolTimeout = time.Hour
@@ -491,10 +482,7 @@ func TestIdleClaimRunsOutAndAnotherAgentGetsTheTask(t *testing.T) {
 		w := newWorld(t)
 		b := newToolbox(t)
 		s := spec("hoarded")
-		s.Submitter = w.peer().id.ID()
-		if _, err := w.tasks.Submit(t.Context(), s); err != nil {
-			t.Fatal(err)
-		}
+		w.submit(w.peer(), s)
 		var once sync.Once
 		hoarder := &script{}
 		hoarder.decide = func(turn converge.Turn) (d []converge.Decision) {
@@ -528,10 +516,7 @@ func TestReportingWhatIsNotHeldFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		s := spec("somebody-elses")
-		s.Submitter = w.peer().id.ID()
-		if _, err := w.tasks.Submit(t.Context(), s); err != nil {
-			t.Fatal(err)
-		}
+		w.submit(w.peer(), s)
 		eve := &script{decide: once(
 			converge.ReportTask{TaskID: "somebody-elses", Result: []byte("{}")},
 			converge.FailTask{TaskID: "somebody-elses"},

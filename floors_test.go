@@ -11,6 +11,7 @@ const module = "github.com/converge-agents/converge"
 // floors is the plan of the house (docs/architecture.md): a package imports packages of lower floors only.
 var floors = map[string]int{
 	"internal/cose":    0,
+	"internal/group":   0,
 	"internal/nearest": 0,
 	"internal/panics":  0,
 	"internal/pgtest":  0,
@@ -31,6 +32,7 @@ var floors = map[string]int{
 	"tool/command":   2,
 
 	"internal/peertls": 2,
+	"internal/proof":   2,
 
 	"discovery":       3,
 	"pool":            3,

@@ -231,7 +231,12 @@ func (r *Runtime) newExecutor() (executor, error) {
 	if c.Executor == nil {
 		c.Executor = &ExecutorConfig{}
 	}
+	signer, err := task.NewSigner(c.Identity, c.Network)
+	if err != nil {
+		return nil, err
+	}
 	return NewStandardExecutor(*c.Executor, ExecutorEnv{
+		Signer:  signer,
 		Agent:   c.Identity.ID(),
 		Name:    c.Name,
 		Send:    r.send,

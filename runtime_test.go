@@ -45,11 +45,14 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	store := must(memory.New(memory.Config{}))
 	t.Cleanup(func() { store.Close() })
+	registry := identity.NewRegistry(0)
 	return &world{
 		t:        t,
 		network:  must(local.New(local.Config{})),
-		registry: identity.NewRegistry(0),
-		tasks:    must(task.New(task.Config{Store: store, Logger: quiet})),
+		registry: registry,
+		tasks: must(task.New(task.Config{
+			Store: store, Verifier: must(task.NewVerifier(registry, "test")), Logger: quiet,
+		})),
 	}
 }
 
@@ -126,6 +129,15 @@ func (w *world) peerOf(id *identity.Identity) peer {
 		Logger:    quiet,
 	}))
 	return peer{w.t, hooked, endpoint, id}
+}
+
+// submit submits a task of a peer's.
+func (w *world) submit(p peer, s task.Spec) {
+	w.t.Helper()
+	if errs := must(task.NewSigner(p.id, "test")).SignSpecs(&s); errs != nil {
+		w.t.Fatal(errs)
+	}
+	must(w.tasks.Submit(w.t.Context(), s))
 }
 
 func (p peer) say(to identity.ID, body string) *message.Message {

@@ -28,9 +28,7 @@ type Tasks interface {
 	Submit(ctx context.Context, s task.Spec) (task.Task, error)
 	Claim(ctx context.Context, id string, p task.Profile) (task.Claim, task.Task, error)
 	Heartbeat(ctx context.Context, c task.Claim) (task.Claim, error)
-	Report(ctx context.Context, c task.Claim, result []byte, mediaType string) (task.Task, error)
-	Fail(ctx context.Context, c task.Claim, reason string) (task.Task, error)
-	FailPermanently(ctx context.Context, c task.Claim, reason string) (task.Task, error)
+	End(ctx context.Context, e task.Ending) (task.Task, error)
 	Release(ctx context.Context, c task.Claim) (task.Task, error)
 	Cancel(ctx context.Context, id string, by identity.ID) (task.Task, error)
 	Visible(p task.Profile, limit int) []task.Task

@@ -144,8 +144,7 @@ func TestToolIsStoppedWhenItsClaimRunsOutUnrenewed(t *testing.T) {
 		b := newToolbox(t)
 		tasks := &unreachable{Manager: w.tasks}
 		s := spec("a") // with ten seconds to live
-		s.Submitter = w.peer().id.ID()
-		must(w.tasks.Submit(t.Context(), s))
+		w.submit(w.peer(), s)
 		slow := worker("hang")
 		c := w.worker(slow, b)
 		c.Tasks, c.Executor.ToolTimeout = tasks, time.Hour
@@ -169,10 +168,11 @@ func TestCancellationStopsTheToolAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		b := newToolbox(t)
-		boss := w.peer().id.ID()
+		peer := w.peer()
+		boss := peer.id.ID()
 		s := spec("a")
-		s.Submitter, s.ClaimTTL = boss, time.Hour
-		must(w.tasks.Submit(t.Context(), s))
+		s.ClaimTTL = time.Hour
+		w.submit(peer, s)
 		slow := worker("hang")
 		c := w.worker(slow, b)
 		c.Executor.ToolTimeout = 2 * time.Hour

@@ -11,77 +11,9 @@ import (
 // and a signature hardly cheaper: the 256th part of one costs less than a hash.
 const maxBatch = 256
 
-// group is a group commit: whoever finds nobody signing signs at once; those who come meanwhile wait, and
-// the first of them then signs for all. Each caller adds one entry, so the callers bound the list.
-type group struct {
-	mu      sync.Mutex
-	signing bool
-	waiting []*waiter
-}
-
-// waiter is a caller whose message waits for a signature.
-type waiter struct {
-	m    *Message
-	turn chan bool // true: sign for all that wait; false: the message is signed
-}
-
-// enter returns nil if the caller is to sign at once, and otherwise the place where it waits.
-func (g *group) enter(m *Message) *waiter {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if !g.signing {
-		g.signing = true
-		return nil
-	}
-	w := &waiter{m, make(chan bool, 1)}
-	g.waiting = append(g.waiting, w)
-	return w
-}
-
-// take removes those for whom the next signature is made.
-func (g *group) take() []*waiter {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	n := min(len(g.waiting), maxBatch)
-	taken := g.waiting[:n:n]
-	g.waiting = g.waiting[n:]
-	return taken
-}
-
-// leave lets the first of those who wait sign next.
-func (g *group) leave() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if len(g.waiting) == 0 {
-		g.signing, g.waiting = false, nil
-		return
-	}
-	g.waiting[0].turn <- true
-}
-
 // joinGroup signs m, alone or with others that are being signed at the time.
 func (s *Signer) joinGroup(m *Message) error {
-	w := s.group.enter(m)
-	if w == nil {
-		defer s.group.leave()
-		return s.signAlone(m)
-	}
-	if !<-w.turn {
-		return nil
-	}
-	taken := s.group.take()
-	batch := make([]*Message, len(taken))
-	for i, t := range taken {
-		batch[i] = t.m
-	}
-	s.signBatch(batch, &workspace{})
-	s.group.leave()
-	for _, t := range taken {
-		if t != w {
-			t.turn <- false
-		}
-	}
-	return nil
+	return s.group.Do(m, maxBatch, s.signAlone, func(batch []*Message) { s.signBatch(batch, &workspace{}) })
 }
 
 // canBatch reports whether m may share a signature: its envelope has room for an inclusion proof.

@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/group"
 	"github.com/converge-agents/converge/internal/stat"
 )
 
@@ -41,7 +42,7 @@ type Signer struct {
 	now      func() time.Time
 	session  uint64
 	sequence atomic.Uint64
-	group    group
+	group    group.Commit[*Message]
 	signed   stat.Counter
 	batches  stat.Counter
 }

@@ -51,7 +51,7 @@ agents:
 	//
 	// network greetings: 2 agents, 42ms
 	// tasks      1 submitted, 1 completed, 0 failed
-	// messages   1 signed, 1 verified, 0 refused
+	// messages   0 signed, 0 verified, 0 refused
 	// tools      1 run, 0 denied, 0 timed out
 	// limited    0 in, 0 out
 }

@@ -52,6 +52,7 @@ type Network struct {
 	store      store.Store
 	disconnect func()        // ends the connection of the store; nil if it has none
 	tasks      *task.Manager // nil if the tasks are elsewhere
+	proofs     *task.Verifier
 	discovery  *discovery.Service
 	registry   *identity.Registry
 	population *discovery.Population
@@ -131,6 +132,9 @@ func (n *Network) build(ctx context.Context) (err error) {
 	if err = n.openStore(ctx); err != nil {
 		return err
 	}
+	if n.proofs, err = task.NewVerifier(n.registry, n.config.Network); err != nil {
+		return err
+	}
 	if err = n.addTasks(); err != nil {
 		return err
 	}
@@ -191,6 +195,10 @@ func (n *Network) addAgent(ctx context.Context, a config.Agent, name string) err
 	}
 	c, err := n.runtimeConfig(a, name, id)
 	if err != nil {
+		return err
+	}
+	// What it submits is verified before others can have told of it.
+	if err := n.registry.Register(id.ID(), id.PublicKey()); err != nil {
 		return err
 	}
 	m := member{name: name, kind: a.Kind, id: id.ID()}

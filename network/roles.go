@@ -17,7 +17,7 @@ func (n *Network) addTasks() (err error) {
 	if n.config.Tasks.Host != "" {
 		return nil
 	}
-	if n.tasks, err = task.New(task.Config{Store: n.store, Logger: n.log}); err != nil {
+	if n.tasks, err = task.New(task.Config{Store: n.store, Verifier: n.proofs, Logger: n.log}); err != nil {
 		return err
 	}
 	n.metrics.AddTasks(n.tasks)
@@ -68,6 +68,7 @@ func (n *Network) setCoordinator(ctx context.Context, a config.Agent, c *converg
 	var k *role.Coordinator
 	k, err = role.NewCoordinator(role.CoordinatorConfig{
 		Tasks:    specs,
+		Verifier: n.proofs,
 		Deadline: time.Duration(a.Deadline),
 		Progress: func(p role.Progress) { n.report(k, p) },
 	})

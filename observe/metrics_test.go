@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"reflect"
 	"regexp"
@@ -209,7 +210,7 @@ func traffic(t *testing.T) (*observe.Metrics, *scene) {
 	s := &scene{world: newWorld(t), taskID: strings.Repeat("c0ffee00", 8)}
 	entries := must(memory.New(memory.Config{}))
 	t.Cleanup(func() { entries.Close() })
-	tasks := must(task.New(task.Config{Store: entries}))
+	tasks := must(task.New(task.Config{Store: entries, UnsignedUnsafe: true, Logger: slog.New(slog.DiscardHandler)}))
 	found := must(discovery.New(discovery.Config{Store: entries, Network: network}))
 
 	limiter := func(burst int) *ratelimit.Limiter {
@@ -501,7 +502,7 @@ func TestTasksOfSeveralManagersAreAddedUp(t *testing.T) {
 	for n := range 3 {
 		entries := must(memory.New(memory.Config{}))
 		defer entries.Close()
-		tasks := must(task.New(task.Config{Store: entries}))
+		tasks := must(task.New(task.Config{Store: entries, UnsignedUnsafe: true, Logger: slog.New(slog.DiscardHandler)}))
 		m.AddTasks(tasks)
 		for range n {
 			if _, err := tasks.Submit(t.Context(), task.Spec{Kind: "k", Submitter: agent(1).ID()}); err != nil {

@@ -10,7 +10,6 @@ import (
 
 	"github.com/converge-agents/converge"
 	"github.com/converge-agents/converge/identity"
-	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/task"
 	"github.com/converge-agents/converge/task/remote"
 )
@@ -22,8 +21,10 @@ const (
 
 // CoordinatorConfig configures a [Coordinator].
 type CoordinatorConfig struct {
-	Tasks  []task.Spec // what is to be done; each gets an ID if it has none
-	Window int         // tasks under way at once; 0 means DefaultWindow
+	Tasks []task.Spec // what is to be done; each gets an ID if it has none
+	// Verifier tells whether results are signed by those who held the tasks; required.
+	Verifier *task.Verifier
+	Window   int // tasks under way at once; 0 means DefaultWindow
 	// Deadline bounds the whole job: what has not ended by then is cancelled. 0 means none.
 	Deadline time.Duration
 	// Progress, if set, is called on the agent's goroutine when something has changed; it must not
@@ -36,7 +37,7 @@ type Progress struct {
 	Total     int
 	Submitted int
 	Completed int
-	Failed    int // failed, cancelled, refused, or completed without a valid statement
+	Failed    int // failed, cancelled, refused, or completed without a valid signature
 }
 
 // Done reports whether every task has ended.
@@ -45,15 +46,15 @@ func (p Progress) Done() bool { return p.Completed+p.Failed == p.Total }
 // Outcome is how one task ended.
 type Outcome struct {
 	Task task.Task
-	// Signed says that the agent that held the task has signed a statement that agrees with the record.
+	// Signed says that the agent that held the task has signed the result for what was submitted.
 	Signed bool
 	Err    error // nil exactly if the task completed and Signed
 }
 
-// ErrUnsigned says that a task's record is not backed by a statement of the agent that held it.
-var ErrUnsigned = errors.New("no valid signed statement of the agent that did the task")
+// ErrUnsigned says that the agent that held a task has not signed the result that its record has.
+var ErrUnsigned = errors.New("no valid signature of the agent that did the task")
 
-// Coordinator submits tasks and collects their results, each with the signed [Statement] of the worker.
+// Coordinator submits tasks and collects their results, each signed by the worker that it is of.
 type Coordinator struct {
 	config CoordinatorConfig
 	done   chan struct{}
@@ -64,7 +65,7 @@ type Coordinator struct {
 	waiting   map[string]*waiting // submitted, not settled
 	again     []converge.Decision // submissions that found no room, cancellations that went wrong
 	away      bool                // the tasks could not be reached in the last turn
-	inquiries inquiries
+	unsettled map[string]*waiting // completed by an agent whose key is not known yet
 	deadline  time.Time
 	overdue   bool
 
@@ -73,18 +74,22 @@ type Coordinator struct {
 	progress Progress
 }
 
-// waiting is a task that is under way or whose statement has not come.
+// waiting is a task that is under way, or whose claimant is not known yet.
 type waiting struct {
-	record     *task.Task                // once the task has ended
-	statements map[identity.ID]Statement // by who vouched, up to maxWitnesses
-	since      time.Time                 // when the record came
-	questions  int                       // how often its statement was asked for
+	record *task.Task // once the task is completed
+	until  time.Time  // when not knowing the claimant counts as final
 }
 
-const maxWitnesses = 8
+const (
+	retryAfter  = time.Second // before what could not be done is tried again
+	keyPatience = time.Minute // for the key of an agent that has completed a task
+)
 
 // NewCoordinator checks the configuration and returns a coordinator.
 func NewCoordinator(c CoordinatorConfig) (*Coordinator, error) {
+	if c.Verifier == nil {
+		return nil, errors.New("role.CoordinatorConfig.Verifier: required")
+	}
 	if c.Window < 0 || c.Deadline < 0 {
 		return nil, errors.New("role.CoordinatorConfig: Window and Deadline must not be negative")
 	}
@@ -96,7 +101,7 @@ func NewCoordinator(c CoordinatorConfig) (*Coordinator, error) {
 		done:      make(chan struct{}),
 		byID:      map[string]int{},
 		waiting:   map[string]*waiting{},
-		inquiries: inquiries{},
+		unsettled: map[string]*waiting{},
 		outcomes:  make([]Outcome, len(c.Tasks)),
 		progress:  Progress{Total: len(c.Tasks)},
 	}
@@ -114,7 +119,7 @@ func NewCoordinator(c CoordinatorConfig) (*Coordinator, error) {
 	return k, nil
 }
 
-// Done is closed when every task has ended and its statement has come or been given up.
+// Done is closed when every task has ended.
 func (k *Coordinator) Done() <-chan struct{} { return k.done }
 
 // Outcomes returns how the tasks ended, in the order of the configuration. Those that have not ended
@@ -150,15 +155,12 @@ func (k *Coordinator) Decide(_ context.Context, t converge.Turn) ([]converge.Dec
 	for _, f := range t.Failures {
 		k.failed(f)
 	}
-	for _, m := range t.Messages {
-		k.hear(m)
-	}
 	for _, ended := range t.Ended {
 		k.end(ended)
 	}
 	var decisions []converge.Decision
 	if !t.Draining {
-		decisions = append(k.cancelOverdue(), k.ask()...)
+		decisions = append(k.cancelOverdue(), k.judgeAgain()...)
 		decisions = append(decisions, k.submit()...) // last, into the room that the others make
 	}
 	k.announce(before)
@@ -186,33 +188,8 @@ func (k *Coordinator) failed(f converge.Failure) {
 
 func (k *Coordinator) spec(id string) task.Spec { return k.config.Tasks[k.byID[id]] }
 
-// hear keeps a statement until the record of its task can be compared.
-func (k *Coordinator) hear(m *message.Message) {
-	w := k.waiting[m.TaskID()]
-	if w == nil || m.ContentType() != StatementType {
-		return
-	}
-	s, err := readStatement(m)
-	if err != nil || !w.hasRoomFor(m.Sender()) {
-		return
-	}
-	if w.statements == nil {
-		w.statements = map[identity.ID]Statement{}
-	}
-	w.statements[m.Sender()] = Statement{Status: s.Status, Digest: s.Digest} // what is compared
-	k.compare(m.TaskID(), w)
-}
-
-// hasRoomFor lets nobody crowd out the one whose word will count: that is always heard, at the latest
-// when it is asked.
-func (w *waiting) hasRoomFor(sender identity.ID) bool {
-	if w.record != nil {
-		return sender == w.record.Claimant
-	}
-	_, known := w.statements[sender]
-	return known || len(w.statements) < maxWitnesses
-}
-
+// end settles a task that has ended. What its claimant has signed may be under a key that has yet to become
+// known: then it is looked at again later.
 func (k *Coordinator) end(t task.Task) {
 	w := k.waiting[t.ID]
 	if w == nil {
@@ -222,19 +199,36 @@ func (k *Coordinator) end(t task.Task) {
 		k.settle(Outcome{Task: t, Err: fmt.Errorf("%v: %s", t.Status, t.Error)})
 		return
 	}
-	w.record, w.since = &t, time.Now()
-	k.compare(t.ID, w)
+	if w.record == nil {
+		w.record, w.until = &t, time.Now().Add(keyPatience)
+	}
+	k.judge(w)
 }
 
-// compare settles a task whose record the agent that held it has vouched for.
-func (k *Coordinator) compare(id string, w *waiting) {
-	if w.record == nil {
+// judge settles a completed task as its claimant's signature says.
+func (k *Coordinator) judge(w *waiting) {
+	err := k.config.Verifier.VerifyEnding(w.record)
+	if errors.Is(err, identity.ErrUnknown) && time.Now().Before(w.until) {
+		k.unsettled[w.record.ID] = w
 		return
 	}
-	if s, ok := w.statements[w.record.Claimant]; ok && s.vouchesFor(*w.record) {
-		k.settle(Outcome{Task: *w.record, Signed: true})
-		k.inquiries.answered(w.record.Claimant)
+	delete(k.unsettled, w.record.ID)
+	if err != nil {
+		k.settle(Outcome{Task: *w.record, Err: fmt.Errorf("%w: %w", ErrUnsigned, err)})
+		return
 	}
+	k.settle(Outcome{Task: *w.record, Signed: true})
+}
+
+// judgeAgain looks again at the tasks whose claimant was not known.
+func (k *Coordinator) judgeAgain() []converge.Decision {
+	for _, w := range k.unsettled {
+		k.judge(w)
+	}
+	if len(k.unsettled) == 0 {
+		return nil
+	}
+	return []converge.Decision{converge.Wake{After: retryAfter}}
 }
 
 // submit keeps the window full, and tries again what is to be tried again: where the tasks could not be
@@ -243,7 +237,7 @@ func (k *Coordinator) submit() []converge.Decision {
 	if k.away && len(k.again) > 0 {
 		first := k.again[0]
 		k.again = k.again[1:]
-		return []converge.Decision{first, converge.Wake{After: askAfter}}
+		return []converge.Decision{first, converge.Wake{After: retryAfter}}
 	}
 	decisions := k.again
 	k.again = nil

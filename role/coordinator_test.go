@@ -11,7 +11,6 @@ import (
 
 	"github.com/converge-agents/converge"
 	"github.com/converge-agents/converge/identity"
-	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/role"
 	"github.com/converge-agents/converge/task"
 )
@@ -31,6 +30,9 @@ func newDesk(t *testing.T, n int, c role.CoordinatorConfig) *desk {
 		c.Tasks = append(c.Tasks, spec(fmt.Sprint(i+1)))
 	}
 	c.Progress = func(p role.Progress) { d.told = append(d.told, p) }
+	if c.Verifier == nil {
+		c.Verifier = proofs
+	}
 	d.Coordinator = must(role.NewCoordinator(c))
 	if err := d.OnStart(t.Context()); err != nil {
 		t.Fatal(err)
@@ -109,19 +111,14 @@ func submit(ids ...string) (all []converge.Decision) {
 	return all
 }
 
-func ask(id string, claimant *identity.Identity) []converge.Decision {
-	return []converge.Decision{converge.SendMessage{Draft: message.Draft{
-		To: claimant.ID(), TaskID: id, ContentType: role.RequestType,
-	}}}
-}
-
 func endings(tasks ...task.Task) converge.Turn { return converge.Turn{Ended: tasks} }
 
 func TestNewCoordinatorNamesTheFieldAtFault(t *testing.T) {
 	for field, c := range map[string]role.CoordinatorConfig{
-		"Window":   {Window: -1},
-		"Deadline": {Deadline: -1},
-		"Tasks":    {Tasks: []task.Spec{spec("1"), spec("2"), spec("1")}},
+		"Verifier": {},
+		"Window":   {Verifier: proofs, Window: -1},
+		"Deadline": {Verifier: proofs, Deadline: -1},
+		"Tasks":    {Verifier: proofs, Tasks: []task.Spec{spec("1"), spec("2"), spec("1")}},
 	} {
 		if _, err := role.NewCoordinator(c); err == nil || !strings.HasPrefix(err.Error(), "role.CoordinatorConfig") || !strings.Contains(err.Error(), field) {
 			t.Errorf("bad %s: %v", field, err)
@@ -138,7 +135,7 @@ func TestCoordinatorWithoutTasksIsDone(t *testing.T) {
 
 func TestCallersTasksAreNotChanged(t *testing.T) {
 	mine := []task.Spec{{Kind: "work"}, {Kind: "work"}}
-	k := must(role.NewCoordinator(role.CoordinatorConfig{Tasks: mine}))
+	k := must(role.NewCoordinator(role.CoordinatorConfig{Verifier: proofs, Tasks: mine}))
 	if mine[0].ID != "" || mine[1].ID != "" {
 		t.Errorf("the caller's slice is now %+v", mine)
 	}
@@ -154,18 +151,12 @@ func TestWindowIsKeptFull(t *testing.T) {
 		expectDecisions(t, "first turn", d.turn(converge.Turn{}), submit("1", "2")...)
 		d.progress(2, 0, 0)
 		expectDecisions(t, "nothing has come", d.turn(converge.Turn{}))
-		expectDecisions(t, "the record alone", d.turn(endings(ended("2", bob, "b"))))
-		d.progress(2, 0, 0)
-		expectDecisions(t, "and the statement", d.turn(hearing(statement(bob, "2", completed("b")))), submit("3")...)
+		expectDecisions(t, "one has ended", d.turn(endings(ended("2", bob, "b"))), submit("3")...)
 		d.progress(3, 1, 0)
-		expectDecisions(t, "the statement alone", d.turn(hearing(statement(bob, "1", completed("a")))))
-		expectDecisions(t, "and the record", d.turn(endings(ended("1", bob, "a"))), submit("4")...)
-		turn := endings(ended("3", bob, ""), ended("4", carol, "d"))
-		turn.Messages = []*message.Message{statement(carol, "4", completed("d")), statement(bob, "3", completed(""))}
-		expectDecisions(t, "all at once", d.turn(turn), submit("5")...)
+		expectDecisions(t, "another", d.turn(endings(ended("1", bob, "a"))), submit("4")...)
+		expectDecisions(t, "two at once", d.turn(endings(ended("3", bob, ""), ended("4", carol, "d"))), submit("5")...)
 		d.progress(5, 4, 0)
 		d.turn(endings(ended("5", bob, "e")))
-		d.turn(hearing(statement(bob, "5", completed("e"))))
 		d.progress(5, 5, 0)
 		for n, result := range []string{"a", "b", "", "d", "e"} {
 			d.outcome(n+1, "signed "+result)
@@ -173,111 +164,85 @@ func TestWindowIsKeptFull(t *testing.T) {
 	})
 }
 
-// TestStatementThatDoesNotCountIsAskedForAndThenGivenUp plays each false statement before and after the
-// record, and wants no other effect than that of none.
-func TestStatementThatDoesNotCountIsAskedForAndThenGivenUp(t *testing.T) {
-	for name, m := range map[string]*message.Message{
-		"by another agent":          statement(mallory, "1", completed("a")),
-		"by the coordinator":        statement(alice, "1", completed("a")),
-		"with another digest":       statement(bob, "1", completed("b")),
-		"with an upper-case digest": statement(bob, "1", strings.Replace(completed("a"), digestOf("a"), strings.ToUpper(digestOf("a")), 1)),
-		"without digest":            statement(bob, "1", `{"status":"completed"}`),
-		"of another task":           statement(bob, "2", completed("a")),
-		"of an unknown task":        statement(bob, "unheard of", completed("a")),
-		"of no task":                statement(bob, "", completed("a")),
-		"of a failure":              statement(bob, "1", failed("no")),
-		"of another status":         statement(bob, "1", strings.Replace(completed("a"), "completed", "assigned", 1)),
-		"of no status":              statement(bob, "1", fmt.Sprintf(`{"digest":%q}`, digestOf("a"))),
-		"empty":                     statement(bob, "1", ""),
-		"null":                      statement(bob, "1", "null"),
-		"not JSON":                  statement(bob, "1", completed("a")+"}"),
-		"a list":                    statement(bob, "1", "["+completed("a")+"]"),
-		"of another content type": from(bob, message.Draft{
-			TaskID: "1", Body: []byte(completed("a")), ContentType: "application/json",
+// TestResultThatItsHolderHasNotSignedIsNoResult shows the coordinator records that somebody else than the
+// holder has made or changed.
+func TestResultThatItsHolderHasNotSignedIsNoResult(t *testing.T) {
+	work := func(s task.Spec) task.Spec {
+		s.ID, s.Kind, s.Submitter = "1", "work", alice.ID()
+		return s
+	}
+	changed := func(change func(*task.Task)) task.Task {
+		r := ended("1", bob, "a")
+		change(&r)
+		return r
+	}
+	for name, record := range map[string]task.Task{
+		"unsigned":                changed(func(r *task.Task) { r.ResultProof = nil }),
+		"with half a signature":   changed(func(r *task.Task) { r.ResultProof = r.ResultProof[:len(r.ResultProof)/2] }),
+		"signed by Mallory":       changed(func(r *task.Task) { r.ResultProof = ended("1", mallory, "a").ResultProof }),
+		"signed by the submitter": changed(func(r *task.Task) { r.ResultProof = ended("1", alice, "a").ResultProof }),
+		"of another result":       changed(func(r *task.Task) { r.Result = []byte("b") }),
+		"of another media type":   changed(func(r *task.Task) { r.ResultType = "text/plain" }),
+		"of another claim":        changed(func(r *task.Task) { r.Epoch++ }),
+		"of another claimant":     changed(func(r *task.Task) { r.Claimant = carol.ID() }),
+		"of another task":         changed(func(r *task.Task) { r.ResultProof = ended("2", bob, "a").ResultProof }),
+		"for other params": changed(func(r *task.Task) {
+			r.ResultProof = endedIn(network, work(task.Spec{Params: []byte(`{"n":1}`)}), bob, "a").ResultProof
 		}),
-		"a request": from(bob, message.Draft{TaskID: "1", Body: []byte(completed("a")), ContentType: role.RequestType}),
-		"huge":      statement(bob, "1", completed("a")+strings.Repeat(" ", 16<<10)),
+		"for another submitter": changed(func(r *task.Task) {
+			other := work(task.Spec{})
+			other.Submitter = mallory.ID()
+			r.ResultProof = endedIn(network, other, bob, "a").ResultProof
+		}),
+		"of another network": endedIn("other.example", work(task.Spec{}), bob, "a"),
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				d := newDesk(t, 1, role.CoordinatorConfig{})
-				d.turn(converge.Turn{})
-				expectDecisions(t, "before the record", d.turn(hearing(m)))
-				expectDecisions(t, "the record", d.turn(endings(ended("1", bob, "a"))))
-				expectDecisions(t, "after the record", d.turn(hearing(m)))
-				d.progress(1, 0, 0)
-				for _, wait := range []time.Duration{1, 1, 2, 4, 8, 16} {
-					expectDecisions(t, "a moment early", d.later(wait*time.Second-time.Millisecond))
-					expectDecisions(t, "asked", d.later(time.Millisecond), ask("1", bob)...)
-					expectDecisions(t, "answered the same", d.turn(hearing(m)))
-				}
-				d.later(32*time.Second - time.Millisecond)
-				d.progress(1, 0, 0)
-				expectDecisions(t, "given up", d.later(time.Millisecond))
-				d.progress(1, 0, 1)
-				d.outcome(1, role.ErrUnsigned.Error())
-				if err := d.Outcomes()[0].Err; !errors.Is(err, role.ErrUnsigned) {
-					t.Errorf("%v is not ErrUnsigned", err)
-				}
-				d.turn(hearing(statement(bob, "1", completed("a"))))
-				d.outcome(1, role.ErrUnsigned.Error())
-			})
+			d := newDesk(t, 1, role.CoordinatorConfig{})
+			d.turn(converge.Turn{})
+			expectDecisions(t, "the record", d.turn(endings(record)))
+			d.progress(1, 0, 1)
+			if o := d.Outcomes()[0]; !errors.Is(o.Err, role.ErrUnsigned) || o.Signed || o.Task.Status != task.Completed {
+				t.Errorf("outcome %+v", o)
+			}
+			d.turn(endings(ended("1", bob, "a"))) // the true one comes too late
+			d.progress(1, 0, 1)
 		})
 	}
 }
 
-func TestStatementThatComesLateIsAccepted(t *testing.T) {
+// TestHolderWhoseKeyComesLateIsBelieved has the coordinator learn late who the worker is.
+func TestHolderWhoseKeyComesLateIsBelieved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newDesk(t, 1, role.CoordinatorConfig{})
+		registry := identity.NewRegistry(0)
+		d := newDesk(t, 2, role.CoordinatorConfig{Verifier: must(task.NewVerifier(registry, network))})
 		d.turn(converge.Turn{})
-		d.turn(endings(ended("1", bob, "a")))
-		for range 5 {
-			d.later(20 * time.Second)
+		d.turn(endings(ended("1", bob, "a"), ended("2", mallory, "b")))
+		for range 30 {
+			d.later(time.Second)
 		}
-		d.turn(hearing(statement(bob, "1", completed("a"))))
-		d.progress(1, 1, 0)
+		d.progress(2, 0, 0)
+		if err := registry.Register(bob.ID(), bob.PublicKey()); err != nil {
+			t.Fatal(err)
+		}
+		d.later(time.Second)
+		d.progress(2, 1, 0)
 		d.outcome(1, "signed a")
+		d.later(time.Minute)
+		d.progress(2, 1, 1)
+		if o := d.Outcomes()[1]; !errors.Is(o.Err, role.ErrUnsigned) || !errors.Is(o.Err, identity.ErrUnknown) {
+			t.Errorf("a stranger's outcome is %+v", o)
+		}
 	})
 }
 
-// TestLaterStatementOfTheSameAgentCounts: it lost the task and did it again.
-func TestLaterStatementOfTheSameAgentCounts(t *testing.T) {
-	d := newDesk(t, 1, role.CoordinatorConfig{})
-	d.turn(converge.Turn{})
-	d.turn(hearing(statement(bob, "1", completed("first")), statement(carol, "1", failed("x")), statement(bob, "1", completed("second"))))
-	d.turn(endings(ended("1", bob, "second")))
-	d.outcome(1, "signed second")
-}
-
-// TestFalseWitnessesDoNotCrowdOutTheTrueOne has many agents speak before the one that did the task.
-func TestFalseWitnessesDoNotCrowdOutTheTrueOne(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		d := newDesk(t, 2, role.CoordinatorConfig{})
-		d.turn(converge.Turn{})
-		for seed := range 100 {
-			for _, id := range []string{"1", "2"} {
-				d.turn(hearing(statement(agent(byte(100+seed)), id, completed("evil"))))
-			}
-		}
-		// Bob speaks before the record, and so to a full bench: he is asked again.
-		d.turn(hearing(statement(bob, "1", completed("a"))))
-		d.turn(endings(ended("1", bob, "a"), ended("2", carol, "b")))
-		d.turn(hearing(statement(mallory, "2", completed("b")), statement(carol, "2", completed("b"))))
-		d.outcome(2, "signed b")
-		expectDecisions(t, "a second later", d.later(time.Second), ask("1", bob)...)
-		d.turn(hearing(statement(bob, "1", completed("a"))))
-		d.outcome(1, "signed a")
-		d.progress(2, 2, 0)
-	})
-}
-
-func TestTaskThatDidNotCompleteNeedsNoStatement(t *testing.T) {
+func TestTaskThatDidNotCompleteNeedsNoSignature(t *testing.T) {
 	d := newDesk(t, 2, role.CoordinatorConfig{})
 	d.turn(converge.Turn{})
 	broken := ended("1", bob, "")
 	broken.Status, broken.Error = task.Failed, "exit status 3"
 	gone := ended("2", bob, "")
 	gone.Status = task.Cancelled
+	broken.ResultProof, gone.ResultProof = nil, nil
 	d.turn(endings(broken, gone))
 	d.progress(2, 0, 2)
 	d.outcome(1, "failed: exit status 3")
@@ -292,7 +257,6 @@ func TestWhatHasEndedEndsOnce(t *testing.T) {
 	for range 3 {
 		d.turn(endings(broken, ended("unheard of", bob, "x")))
 		d.turn(endings(ended("1", bob, "a"))) // the store contradicts itself
-		d.turn(hearing(statement(bob, "1", completed("a"))))
 		d.turn(failure(converge.SubmitTask{Spec: spec("1")}, errors.New("late")))
 		d.turn(failure(converge.SubmitTask{Spec: spec("unheard of")}, errors.New("late")))
 	}
@@ -317,16 +281,14 @@ func TestSubmissionThatFindsNoRoomIsTriedAgain(t *testing.T) {
 	}
 }
 
-// TestRoomThatAGivenUpTaskLeavesIsUsed has the last task of a full window end without a statement.
+// TestRoomThatAGivenUpTaskLeavesIsUsed has the last task of a full window end without a signature that counts.
 func TestRoomThatAGivenUpTaskLeavesIsUsed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(t, 2, role.CoordinatorConfig{Window: 1})
 		d.turn(converge.Turn{})
-		d.turn(endings(ended("1", bob, "a")))
-		for _, wait := range []time.Duration{1, 1, 2, 4, 8, 16} {
-			d.later(wait * time.Second)
-		}
-		expectDecisions(t, "given up", d.later(32*time.Second), submit("2")...)
+		d.turn(endings(ended("1", agent(99), "a"))) // whom nobody knows
+		expectDecisions(t, "early", d.later(59*time.Second))
+		expectDecisions(t, "given up", d.later(time.Second), submit("2")...)
 		d.progress(2, 0, 1)
 	})
 }
@@ -338,10 +300,9 @@ func TestDeadlineCancelsWhatIsLeft(t *testing.T) {
 		if wake := (converge.Wake{After: time.Minute}); !slices.Contains(first[:1], converge.Decision(wake)) {
 			t.Errorf("the first turn does not ask for one at the deadline: %s", show(first))
 		}
-		d.turn(endings(ended("1", bob, "a")))         // and the statement is missing
+		d.turn(endings(ended("1", bob, "a")))
 		d.turn(failure(submit("2")[0], task.ErrFull)) // and is submitted again
-		expectDecisions(t, "early", d.later(59*time.Second), ask("1", bob)...)
-		d.turn(hearing(statement(bob, "1", completed("a"))))
+		expectDecisions(t, "early", d.later(59*time.Second))
 		d.progress(5, 1, 0)
 
 		time.Sleep(time.Second)
@@ -369,9 +330,7 @@ func TestDeadlineCancelsWhatIsLeft(t *testing.T) {
 		d.outcome(4, "store: no such task")
 		// The last one was faster than its cancellation.
 		d.turn(failure(cancel("5"), task.ErrTerminal))
-		turn = endings(ended("5", bob, "e"))
-		turn.Messages = hearing(statement(bob, "5", completed("e"))).Messages
-		d.turn(turn)
+		d.turn(endings(ended("5", bob, "e")))
 		d.progress(5, 2, 4)
 		expectDecisions(t, "all is done", d.later(time.Hour))
 	})
@@ -382,7 +341,6 @@ func TestCoordinatorThatStopsBeginsNothing(t *testing.T) {
 		d := newDesk(t, 3, role.CoordinatorConfig{Window: 1, Deadline: time.Minute})
 		d.turn(converge.Turn{})
 		turn := endings(ended("1", bob, "a"))
-		turn.Messages = hearing(statement(bob, "1", completed("a"))).Messages
 		turn.Draining = true
 		expectDecisions(t, "draining", d.turn(turn))
 		d.progress(1, 1, 0)

@@ -98,13 +98,13 @@ func TestRemoteCoordinatorAndRemoteWorkers(t *testing.T) {
 func TestDeadRemoteWorkersTasksAreDoneByAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n = 20
-		p := newPlant(t, task.Config{DefaultClaimTTL: 30 * time.Second})
+		p := newPlant(t, task.Config{})
 		w := newWorkshop(p, time.Minute)
 		p.host(converge.Config{})
 		var cable cut
 		patient := func() *converge.ExecutorConfig { return &converge.ExecutorConfig{ToolTimeout: time.Hour} }
 		p.workerWith(bob, 5, elsewhere(converge.Config{Hooks: []transport.Hook{&cable}, Executor: patient()}))
-		k := p.coordinator(alice, role.CoordinatorConfig{Tasks: specs(n, "work")}, converge.Config{})
+		k := p.coordinator(alice, role.CoordinatorConfig{Tasks: withTTL(specs(n, "work"), 30*time.Second)}, converge.Config{})
 		time.Sleep(10 * time.Second)
 		cable.Store(true)
 		p.workerWith(carol, 5, elsewhere(converge.Config{Executor: patient()}))
@@ -133,7 +133,7 @@ func TestCancellationStopsARemoteWorkersTool(t *testing.T) {
 	for _, where := range []string{"here", "elsewhere"} {
 		t.Run(where, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPlant(t, task.Config{DefaultClaimTTL: time.Hour})
+				p := newPlant(t, task.Config{})
 				w := newWorkshop(p, time.Hour)
 				p.host(converge.Config{})
 				worker, coordinator := elsewhere(converge.Config{}), converge.Config{}
@@ -142,7 +142,7 @@ func TestCancellationStopsARemoteWorkersTool(t *testing.T) {
 				}
 				worker.Executor = &converge.ExecutorConfig{ToolTimeout: 2 * time.Hour}
 				p.workerWith(bob, 5, worker)
-				k := p.coordinator(alice, role.CoordinatorConfig{Tasks: specs(3, "work"), Deadline: time.Minute}, coordinator)
+				k := p.coordinator(alice, role.CoordinatorConfig{Tasks: withTTL(specs(3, "work"), time.Hour), Deadline: time.Minute}, coordinator)
 				time.Sleep(time.Minute + 100*time.Millisecond)
 				synctest.Wait()
 				if got := w.tasks(); got != [3]int{3, 0, 3} {
@@ -203,7 +203,7 @@ func TestHostIsAwayForLong(t *testing.T) {
 func TestEveryTaskIsDoneOnceWhateverIsLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n = 60
-		p := newPlant(t, task.Config{DefaultClaimTTL: 10 * time.Minute})
+		p := newPlant(t, task.Config{})
 		w := newWorkshop(p, time.Second)
 		var mu sync.Mutex
 		chance := rand.New(rand.NewPCG(1, 2))
@@ -223,7 +223,7 @@ func TestEveryTaskIsDoneOnceWhateverIsLost(t *testing.T) {
 		for i := range 2 {
 			p.workerWith(agent(byte(20+i)), 5, elsewhere(lossy()))
 		}
-		k := p.coordinator(alice, role.CoordinatorConfig{Tasks: specs(n, "work")}, elsewhere(lossy()))
+		k := p.coordinator(alice, role.CoordinatorConfig{Tasks: withTTL(specs(n, "work"), 10*time.Minute)}, elsewhere(lossy()))
 		await(t, k, time.Hour)
 		expectAllSigned(t, k)
 		w.expectAllOnce(t, n)
@@ -272,11 +272,11 @@ func TestRemoteWorkerThatStopsReportsAndReleases(t *testing.T) {
 	}{{6 * time.Second, task.Completed}, {time.Hour, task.Pending}} {
 		t.Run(c.want.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPlant(t, task.Config{DefaultClaimTTL: time.Hour})
+				p := newPlant(t, task.Config{})
 				newWorkshop(p, c.takes)
 				p.host(converge.Config{})
 				stop := p.workerWith(bob, 3, elsewhere(converge.Config{}))
-				k := p.coordinator(alice, role.CoordinatorConfig{Tasks: specs(3, "work")}, converge.Config{})
+				k := p.coordinator(alice, role.CoordinatorConfig{Tasks: withTTL(specs(3, "work"), time.Hour)}, converge.Config{})
 				time.Sleep(time.Second)
 				stop()
 				time.Sleep(time.Second)
@@ -323,7 +323,7 @@ func TestFullInboxHoldsUpNoAnswers(t *testing.T) {
 			}
 		})()
 		for i := range 10 {
-			must(p.tasks.Submit(t.Context(), task.Spec{ID: fmt.Sprint(i), Kind: "k", Submitter: alice.ID()}))
+			p.submit(alice, task.Spec{ID: fmt.Sprint(i), Kind: "k"})
 		}
 		time.Sleep(20 * time.Second)
 		synctest.Wait()

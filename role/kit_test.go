@@ -3,8 +3,6 @@ package role_test
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -14,10 +12,9 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/converge-agents/converge"
-	"github.com/converge-agents/converge/discovery"
 	"github.com/converge-agents/converge/identity"
-	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/role"
+	"github.com/converge-agents/converge/store"
 	"github.com/converge-agents/converge/store/memory"
 	"github.com/converge-agents/converge/task"
 	"github.com/converge-agents/converge/tool"
@@ -42,41 +39,32 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// from returns a message of the sender.
-func from(sender *identity.Identity, d message.Draft) *message.Message {
-	signer := must(message.NewSigner(message.SignerConfig{Identity: sender, Network: network}))
-	return must(signer.Sign(context.Background(), d))
+// proofs verifies what the cast signs.
+var proofs = verifierOf(alice, bob, carol, mallory)
+
+// verifierOf returns a verifier that knows the agents.
+func verifierOf(known ...*identity.Identity) *task.Verifier {
+	registry := identity.NewRegistry(0)
+	for _, id := range known {
+		if err := registry.Register(id.ID(), id.PublicKey()); err != nil {
+			panic(err)
+		}
+	}
+	return must(task.NewVerifier(registry, network))
 }
 
-func digestOf(result string) string {
-	sum := sha256.Sum256([]byte(result))
-	return hex.EncodeToString(sum[:])
-}
-
-// completed is what a worker has to say of a task with that result, in the bytes that it says it with.
-func completed(result string) string {
-	return fmt.Sprintf(`{"status":"completed","digest":%q}`, digestOf(result))
-}
-
-func failed(reason string) string {
-	return fmt.Sprintf(`{"status":"failed","error":%s}`, must(json.Marshal(reason)))
-}
-
-// statement is the message in which sender says that of a task.
-func statement(sender *identity.Identity, taskID, body string) *message.Message {
-	return from(sender, message.Draft{To: alice.ID(), TaskID: taskID, Body: []byte(body), ContentType: role.StatementType})
-}
-
-// request is the message in which sender asks for the statement on a task.
-func request(sender *identity.Identity, taskID string) *message.Message {
-	return from(sender, message.Draft{To: bob.ID(), TaskID: taskID, ContentType: role.RequestType})
-}
-
-// ended is the record of a task of Alice's that the agent has completed.
+// ended is the record of a task of Alice's that the agent has completed, and signed.
 func ended(id string, by *identity.Identity, result string) task.Task {
+	return endedIn(network, task.Spec{ID: id, Kind: "work", Submitter: alice.ID()}, by, result)
+}
+
+func endedIn(network string, s task.Spec, by *identity.Identity, result string) task.Task {
+	e := task.Completion(task.Claim{TaskID: s.ID, Agent: by.ID(), Epoch: 1, Submission: must(s.Digest())}, []byte(result), "")
+	if errs := must(task.NewSigner(by, network)).SignEndings(&e); errs != nil {
+		panic(errs[0])
+	}
 	return task.Task{
-		Spec: task.Spec{ID: id, Kind: "work", Submitter: alice.ID()}, Status: task.Completed,
-		Claimant: by.ID(), Epoch: 1, Result: []byte(result),
+		Spec: s, Status: task.Completed, Claimant: by.ID(), Epoch: 1, Result: []byte(result), ResultProof: e.Proof,
 	}
 }
 
@@ -91,9 +79,6 @@ func show(all []converge.Decision) string {
 	var b bytes.Buffer
 	for _, d := range all {
 		fmt.Fprintf(&b, "  %s %.300s\n", d.Kind(), fmt.Sprintf("%+v", d))
-		if m, ok := d.(converge.SendMessage); ok {
-			fmt.Fprintf(&b, "    body %.300s\n", m.Draft.Body)
-		}
 	}
 	return b.String()
 }
@@ -105,6 +90,8 @@ type plant struct {
 	tools    *tool.Registry
 	wires    *local.Network
 	registry *identity.Registry
+	verifier *task.Verifier
+	store    store.Store
 }
 
 // newPlant makes a plant whose task manager is c's.
@@ -112,8 +99,9 @@ func newPlant(t *testing.T, c task.Config) *plant {
 	t.Helper()
 	entries := must(memory.New(memory.Config{}))
 	t.Cleanup(func() { entries.Close() })
-	c.Store, c.Logger = entries, slog.New(slog.DiscardHandler)
-	return &plant{t, must(task.New(c)), tool.NewRegistry(), must(local.New(local.Config{})), identity.NewRegistry(0)}
+	registry := identity.NewRegistry(0)
+	c.Store, c.Logger, c.Verifier = entries, slog.New(slog.DiscardHandler), must(task.NewVerifier(registry, network))
+	return &plant{t, must(task.New(c)), tool.NewRegistry(), must(local.New(local.Config{})), registry, c.Verifier, entries}
 }
 
 // tool makes the capability of that name, which every worker has.
@@ -149,6 +137,18 @@ func (p *plant) run(id *identity.Identity, c converge.Config) (stop func()) {
 	return stop
 }
 
+// submit has an agent that does not run submit a task.
+func (p *plant) submit(by *identity.Identity, s task.Spec) {
+	p.t.Helper()
+	if err := p.registry.Register(by.ID(), by.PublicKey()); err != nil {
+		p.t.Fatal(err)
+	}
+	if errs := must(task.NewSigner(by, network)).SignSpecs(&s); errs != nil {
+		p.t.Fatal(errs)
+	}
+	must(p.tasks.Submit(p.t.Context(), s))
+}
+
 // worker runs a worker that has all tools.
 func (p *plant) worker(id *identity.Identity, concurrency int) (stop func()) {
 	p.t.Helper()
@@ -173,26 +173,11 @@ func (p *plant) workerWith(id *identity.Identity, concurrency int, rest converge
 // coordinator runs a coordinator.
 func (p *plant) coordinator(id *identity.Identity, c role.CoordinatorConfig, rest converge.Config) *role.Coordinator {
 	p.t.Helper()
+	c.Verifier = p.verifier
 	k := must(role.NewCoordinator(c))
 	rest.Agent = k
 	p.run(id, rest)
 	return k
-}
-
-// silent runs an agent that claims what is of that kind and completes it, but never vouches for it.
-func (p *plant) silent(id *identity.Identity, kind, result string) (stop func()) {
-	return p.run(id, converge.Config{
-		Agent: decide(func(t converge.Turn) (all []converge.Decision) {
-			for _, pending := range t.Tasks {
-				all = append(all, converge.ClaimTask{TaskID: pending.ID})
-			}
-			for _, claimed := range t.Claimed {
-				all = append(all, converge.ReportTask{TaskID: claimed.ID, Result: []byte(result)})
-			}
-			return all
-		}),
-		Capabilities: []discovery.Capability{{Name: kind}},
-	})
 }
 
 // decide is an agent that is a function.

@@ -3,7 +3,6 @@ package role
 import (
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -12,13 +11,9 @@ import (
 	"github.com/converge-agents/converge"
 	"github.com/converge-agents/converge/discovery"
 	"github.com/converge-agents/converge/identity"
-	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/task"
 	"github.com/converge-agents/converge/tool"
 )
-
-// maxRemembered is how many statements a worker keeps for coordinators that missed them.
-const maxRemembered = 4096
 
 // WorkerConfig configures a [Worker].
 type WorkerConfig struct {
@@ -39,8 +34,7 @@ type Worker struct {
 	concurrency int
 	offset      uint64
 
-	held       map[string]task.Task // claimed, tool running
-	statements *recent
+	held map[string]task.Task // claimed, tool running
 }
 
 // NewWorker checks the configuration and returns a worker.
@@ -56,7 +50,6 @@ func NewWorker(c WorkerConfig) (*Worker, error) {
 		concurrency: max(c.Concurrency, 1),
 		offset:      binary.BigEndian.Uint64(c.ID[:8]),
 		held:        map[string]task.Task{},
-		statements:  newRecent(maxRemembered),
 	}, nil
 }
 
@@ -82,9 +75,6 @@ func (w *Worker) Decide(_ context.Context, t converge.Turn) ([]converge.Decision
 	for _, r := range t.Results {
 		decisions = append(decisions, w.report(r)...)
 	}
-	for _, m := range t.Messages {
-		decisions = append(decisions, w.answer(m)...)
-	}
 	for _, claimed := range t.Claimed {
 		w.held[claimed.ID] = claimed
 		decisions = append(decisions, w.invoke(claimed))
@@ -101,21 +91,18 @@ func (w *Worker) recover(f converge.Failure) []converge.Decision {
 		}
 	case converge.ReportTask:
 		if errors.Is(f.Err, task.ErrInvalid) { // a result that no record can hold
-			reason := publicReason(f.Err)
-			w.statements.put(d.TaskID, Statement{Status: task.Failed, Error: reason})
-			return []converge.Decision{converge.FailTask{TaskID: d.TaskID, Reason: reason}}
+			return []converge.Decision{converge.FailTask{TaskID: d.TaskID, Reason: publicReason(f.Err)}}
 		}
-		return w.endAgain(d.TaskID, f)
+		return w.endAgain(f)
 	case converge.FailTask:
-		return w.endAgain(d.TaskID, f)
+		return w.endAgain(f)
 	}
-	return nil // statements that did not go out are asked for again
+	return nil
 }
 
-// endAgain tries again to end a task, unless the claim is lost: then somebody else will vouch for it.
-func (w *Worker) endAgain(id string, f converge.Failure) []converge.Decision {
+// endAgain tries again to end a task, unless the claim is lost: then somebody else will end it.
+func (w *Worker) endAgain(f converge.Failure) []converge.Decision {
 	if task.IsLost(f.Err) || errors.Is(f.Err, converge.ErrNotHeld) || errors.Is(f.Err, task.ErrInvalid) {
-		w.statements.forget(id)
 		return nil
 	}
 	return []converge.Decision{f.Decision}
@@ -125,7 +112,7 @@ func (w *Worker) invoke(t task.Task) converge.Decision {
 	return converge.InvokeTool{Tool: w.tools[t.Kind], Params: t.Params, CallID: t.ID, TaskID: t.ID}
 }
 
-// report ends the task that a tool call was for, and vouches for it.
+// report ends the task that a tool call was for.
 func (w *Worker) report(r converge.ToolResult) []converge.Decision {
 	t, ok := w.held[r.TaskID]
 	if !ok {
@@ -138,20 +125,12 @@ func (w *Worker) report(r converge.ToolResult) []converge.Decision {
 	if size := len(r.Output.Data); r.Err == nil && size > task.MaxResult {
 		r.Err = fmt.Errorf("tool %s: the result has %d bytes where a task holds at most %d", r.Tool, size, task.MaxResult)
 	}
-	var end converge.Decision
-	var s Statement
-	if r.Err == nil {
-		end = converge.ReportTask{TaskID: t.ID, Result: r.Output.Data, ContentType: r.Output.ContentType}
-		s = Statement{Status: task.Completed, Digest: digest(r.Output.Data)}
-	} else {
-		reason := publicReason(r.Err)
-		end = converge.FailTask{TaskID: t.ID, Reason: reason, Permanent: errors.Is(r.Err, tool.ErrInvalidParams)}
-		s = Statement{Status: task.Failed, Error: reason}
+	if r.Err != nil {
+		return []converge.Decision{converge.FailTask{
+			TaskID: t.ID, Reason: publicReason(r.Err), Permanent: errors.Is(r.Err, tool.ErrInvalidParams),
+		}}
 	}
-	w.statements.put(t.ID, s)
-	// The statement first: a worker that dies in between leaves a claim that runs out, and not a result that
-	// nobody vouches for.
-	return []converge.Decision{vouch(t.Submitter, t.ID, s, message.ID{}), end}
+	return []converge.Decision{converge.ReportTask{TaskID: t.ID, Result: r.Output.Data, ContentType: r.Output.ContentType}}
 }
 
 // publicReason is what others get to know of a tool's failure.
@@ -162,28 +141,6 @@ func publicReason(err error) string {
 		text = fmt.Sprintf("tool %s: %v: %v", toolErr.Tool, toolErr.Reason, toolErr.Err)
 	}
 	return text[:min(len(text), most)]
-}
-
-func vouch(to identity.ID, taskID string, s Statement, inReplyTo message.ID) converge.Decision {
-	body, err := json.Marshal(s)
-	if err != nil {
-		panic(err) // a Statement is three strings
-	}
-	return converge.SendMessage{Draft: message.Draft{
-		To: to, TaskID: taskID, Body: body, ContentType: StatementType, InReplyTo: inReplyTo,
-	}}
-}
-
-// answer repeats a statement for a coordinator that asks for it.
-func (w *Worker) answer(m *message.Message) []converge.Decision {
-	if m.ContentType() != RequestType {
-		return nil
-	}
-	s, ok := w.statements.get(m.TaskID())
-	if !ok {
-		return nil
-	}
-	return []converge.Decision{vouch(m.Sender(), m.TaskID(), s, m.ID())}
 }
 
 // claim asks for as many tasks as there is room for. Each worker begins at another place of the list,
@@ -201,39 +158,4 @@ func (w *Worker) claim(tasks []task.Task) []converge.Decision {
 		}
 	}
 	return decisions
-}
-
-// recent remembers the latest entries, up to a bound.
-type recent struct {
-	most  int
-	byID  map[string]Statement
-	order []string // a ring, oldest at next
-	next  int
-}
-
-func newRecent(most int) *recent { return &recent{most: most, byID: map[string]Statement{}} }
-
-func (r *recent) put(id string, s Statement) {
-	if _, known := r.byID[id]; !known {
-		if len(r.order) < r.most {
-			r.order = append(r.order, id)
-		} else {
-			delete(r.byID, r.order[r.next])
-			r.order[r.next] = id
-			r.next = (r.next + 1) % r.most
-		}
-	}
-	r.byID[id] = s
-}
-
-func (r *recent) get(id string) (Statement, bool) {
-	s := r.byID[id]
-	return s, s.Status != 0
-}
-
-// forget keeps the entry's place, so that one place stands for one ID.
-func (r *recent) forget(id string) {
-	if _, known := r.byID[id]; known {
-		r.byID[id] = Statement{}
-	}
 }

@@ -1,7 +1,6 @@
 package role_test
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -9,8 +8,6 @@ import (
 	"testing"
 
 	"github.com/converge-agents/converge"
-	"github.com/converge-agents/converge/identity"
-	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/role"
 	"github.com/converge-agents/converge/task"
 	"github.com/converge-agents/converge/tool"
@@ -71,12 +68,6 @@ func report(id, data string) converge.Decision {
 
 func fail(id, reason string) converge.Decision { return converge.FailTask{TaskID: id, Reason: reason} }
 
-func vouch(to *identity.Identity, id, body string, inReplyTo message.ID) converge.Decision {
-	return converge.SendMessage{Draft: message.Draft{
-		To: to.ID(), TaskID: id, Body: []byte(body), ContentType: role.StatementType, InReplyTo: inReplyTo,
-	}}
-}
-
 func failure(d converge.Decision, err error) converge.Turn {
 	return converge.Turn{Failures: []converge.Failure{{Decision: d, Err: fmt.Errorf("store: %w", err)}}}
 }
@@ -97,12 +88,9 @@ func claimedOf(ids ...string) (turn converge.Turn) {
 
 func resultsOf(results ...converge.ToolResult) converge.Turn { return converge.Turn{Results: results} }
 
-func hearing(messages ...*message.Message) converge.Turn { return converge.Turn{Messages: messages} }
-
 // together is one turn in which several things have come.
 func together(turns ...converge.Turn) (all converge.Turn) {
 	for _, t := range turns {
-		all.Messages = append(all.Messages, t.Messages...)
 		all.Tasks = append(all.Tasks, t.Tasks...)
 		all.Claimed = append(all.Claimed, t.Claimed...)
 		all.Results = append(all.Results, t.Results...)
@@ -119,8 +107,6 @@ func TestWorkerDecides(t *testing.T) {
 		want []converge.Decision
 	}
 	none := []converge.Decision(nil)
-	asked := request(alice, "1")
-	askedByMallory := request(mallory, "1")
 	jammed := &tool.Error{Tool: "hammer", Reason: tool.ErrFailed, Err: errors.New("exit status 3")}
 	lost := &tool.Error{Tool: "hammer", Reason: tool.ErrCancelled, Err: fmt.Errorf("no longer held: %w", task.ErrClaimLost)}
 	over := &tool.Error{Tool: "hammer", Reason: tool.ErrCancelled, Err: fmt.Errorf("no longer held: %w", task.ErrTerminal)}
@@ -137,7 +123,7 @@ func TestWorkerDecides(t *testing.T) {
 			{"won", together(claimedOf("1"), tasksOf("2")), []converge.Decision{invoke("1")}},
 			{"still busy", tasksOf("2"), none},
 			{"done", together(resultsOf(result("1", "ok", nil)), tasksOf("2")), []converge.Decision{
-				vouch(alice, "1", completed("ok"), message.ID{}), report("1", "ok"), claim("2"),
+				report("1", "ok"), claim("2"),
 			}},
 		}},
 		"claims as many as it may": {3, []step{
@@ -154,23 +140,21 @@ func TestWorkerDecides(t *testing.T) {
 		"how the tool fails is how the task fails": {1, []step{
 			{"won", claimedOf("1"), []converge.Decision{invoke("1")}},
 			{"failed", resultsOf(result("1", "", jammed)), []converge.Decision{
-				vouch(alice, "1", failed("tool hammer: failed: exit status 3"), message.ID{}),
 				fail("1", "tool hammer: failed: exit status 3"),
 			}},
 		}},
 		"a result that no task can hold is a failure": {1, []step{
 			{"won", claimedOf("1"), []converge.Decision{invoke("1")}},
 			{"done", resultsOf(result("1", tooLarge, nil)), []converge.Decision{
-				vouch(alice, "1", failed(tooLargeReason), message.ID{}), fail("1", tooLargeReason),
+				fail("1", tooLargeReason),
 			}},
 		}},
 		"a result that the record refuses is a failure": {1, []step{
 			{"won", claimedOf("1"), []converge.Decision{invoke("1")}},
 			{"done", resultsOf(result("1", "ok", nil)), []converge.Decision{
-				vouch(alice, "1", completed("ok"), message.ID{}), report("1", "ok"),
+				report("1", "ok"),
 			}},
 			{"refused", failure(report("1", "ok"), task.ErrInvalid), []converge.Decision{fail("1", "store: invalid argument")}},
-			{"asked", hearing(asked), []converge.Decision{vouch(alice, "1", failed("store: invalid argument"), asked.ID())}},
 		}},
 		"a tool that found no room is invoked again": {1, []step{
 			{"won", claimedOf("1"), []converge.Decision{invoke("1")}},
@@ -180,26 +164,23 @@ func TestWorkerDecides(t *testing.T) {
 		"a report that did not reach the store is made again": {1, []step{
 			{"won", claimedOf("1"), []converge.Decision{invoke("1")}},
 			{"done", resultsOf(result("1", "ok", nil)), []converge.Decision{
-				vouch(alice, "1", completed("ok"), message.ID{}), report("1", "ok"),
+				report("1", "ok"),
 			}},
 			{"store down", failure(report("1", "ok"), disk), []converge.Decision{report("1", "ok")}},
 			{"claim lost", failure(report("1", "ok"), task.ErrClaimLost), none},
-			{"asked", hearing(asked), none},
 		}},
 		"a failure that did not reach the store is reported again": {1, []step{
 			{"store down", failure(fail("1", "x"), disk), []converge.Decision{fail("1", "x")}},
 			{"ended meanwhile", failure(fail("1", "x"), task.ErrTerminal), none},
 			{"not ours", failure(fail("1", "x"), converge.ErrNotHeld), none},
 		}},
-		"nobody vouches for a task that was lost": {1, []step{
+		"nothing is said of a task that was lost": {1, []step{
 			{"won", claimedOf("1"), []converge.Decision{invoke("1")}},
 			{"lost", resultsOf(result("1", "", lost)), none},
-			{"asked", hearing(asked), none},
 		}},
-		"nobody vouches for a task that was cancelled": {1, []step{
+		"nothing is said of a task that was cancelled": {1, []step{
 			{"won", claimedOf("1"), []converge.Decision{invoke("1")}},
 			{"cancelled", resultsOf(result("1", "", over)), none},
-			{"asked", hearing(asked), none},
 		}},
 		// Else the end of the old call would end the task under the new claim.
 		"a task is not claimed again while its old call goes on": {2, []step{
@@ -208,38 +189,17 @@ func TestWorkerDecides(t *testing.T) {
 			{"the old call ended", together(resultsOf(result("1", "", lost)), tasksOf("1")), []converge.Decision{claim("1")}},
 			{"won again", claimedOf("1"), []converge.Decision{invoke("1")}},
 			{"done", resultsOf(result("1", "ok", nil)), []converge.Decision{
-				vouch(alice, "1", completed("ok"), message.ID{}), report("1", "ok"),
+				report("1", "ok"),
 			}},
 		}},
 		"a result for nothing": {1, []step{
 			{"unknown task", resultsOf(result("1", "ok", nil)), none},
 			{"no task", resultsOf(result("", "ok", nil)), none},
 		}},
-		"repeats its statement to those who ask": {1, []step{
-			{"too early", hearing(asked), none},
-			{"won", claimedOf("1"), []converge.Decision{invoke("1")}},
-			{"busy", hearing(asked), none},
-			{"done", resultsOf(result("1", "ok", nil)), []converge.Decision{
-				vouch(alice, "1", completed("ok"), message.ID{}), report("1", "ok"),
-			}},
-			{"asked", hearing(asked, asked), []converge.Decision{
-				vouch(alice, "1", completed("ok"), asked.ID()), vouch(alice, "1", completed("ok"), asked.ID()),
-			}},
-			{"asked by another", hearing(askedByMallory), []converge.Decision{vouch(mallory, "1", completed("ok"), askedByMallory.ID())}},
-		}},
-		"does not listen to anything else": {1, []step{
-			{"done", together(claimedOf("1"), resultsOf()), []converge.Decision{invoke("1")}},
-			{"chatter", hearing(
-				statement(mallory, "1", completed("evil")),
-				from(mallory, message.Draft{To: bob.ID(), TaskID: "1", Body: []byte(`{"status":"cancelled"}`)}),
-				request(mallory, "unheard of"),
-				from(mallory, message.Draft{ContentType: role.RequestType}),
-			), none},
-		}},
 		"takes on nothing more when it stops": {2, []step{
 			{"won", claimedOf("1"), []converge.Decision{invoke("1")}},
 			{"draining", converge.Turn{Draining: true, Results: []converge.ToolResult{result("1", "ok", nil)}}, []converge.Decision{
-				vouch(alice, "1", completed("ok"), message.ID{}), report("1", "ok"),
+				report("1", "ok"),
 			}},
 		}},
 	} {
@@ -263,11 +223,8 @@ func TestReasonIsFitToBePublished(t *testing.T) {
 		must(w.Decide(t.Context(), claimedOf("1")))
 		err := &tool.Error{Tool: "hammer", Reason: tool.ErrFailed, Err: errors.New(text)}
 		decisions := must(w.Decide(t.Context(), resultsOf(result("1", "", err))))
-		if reason := decisions[1].(converge.FailTask).Reason; len(reason) > 1024 {
+		if reason := decisions[0].(converge.FailTask).Reason; len(reason) > 1024 {
 			t.Errorf("a reason of %d bytes", len(reason))
-		}
-		if body := decisions[0].(converge.SendMessage).Draft.Body; len(body) > 16<<10 || !json.Valid(body) {
-			t.Errorf("a coordinator will not read the statement %.100q of %d bytes", body, len(body))
 		}
 	}
 }
@@ -286,42 +243,5 @@ func TestWorkersBeginAtDifferentPlaces(t *testing.T) {
 	}
 	if len(first) < 32 {
 		t.Errorf("100 workers begin at %d places of 64", len(first))
-	}
-}
-
-// TestStatementsAreRememberedUpToABound has a worker do more tasks than it remembers.
-func TestStatementsAreRememberedUpToABound(t *testing.T) {
-	const remembered = 4096
-	w := newWorker(t, 1)
-	do := func(id string) {
-		must(w.Decide(t.Context(), claimedOf(id)))
-		must(w.Decide(t.Context(), resultsOf(result(id, id, nil))))
-	}
-	remembers := func(id string) bool {
-		return len(must(w.Decide(t.Context(), hearing(request(alice, id))))) == 1
-	}
-	for i := range remembered {
-		do(fmt.Sprint(i))
-	}
-	if !remembers("0") {
-		t.Error("forgot the first while there was room")
-	}
-	// One that is lost and done again does not take up two places, or push itself out.
-	must(w.Decide(t.Context(), failure(report("10", "10"), task.ErrClaimLost)))
-	if remembers("10") {
-		t.Error("vouches for what it lost")
-	}
-	do("10")
-	for i := range 10 {
-		do(fmt.Sprint("new ", i))
-	}
-	for id, want := range map[string]bool{"0": false, "9": false, "10": true, "11": true, "new 0": true, "new 9": true} {
-		if got := remembers(id); got != want {
-			t.Errorf("remembers task %q: %t", id, got)
-		}
-	}
-	do("new 10")
-	if remembers("10") {
-		t.Error("remembers more than it may")
 	}
 }

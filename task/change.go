@@ -15,6 +15,11 @@ const (
 	lapseReason    = "claim expired"
 )
 
+// endedByManager reports whether a failure is one that no agent has reported.
+func (r *record) endedByManager() bool {
+	return r.outcome != nil && (r.outcome.reason == deadlineReason || r.outcome.reason == lapseReason)
+}
+
 // The functions below are the transitions of a task. Each returns the changed copy of a record, not yet
 // stored, or says why it may not be.
 
@@ -22,7 +27,7 @@ const (
 func (r *record) changed(to Status, now int64) *record {
 	next := *r
 	next.status, next.updated = to, now
-	next.expires, next.ready, next.revision = 0, 0, 0
+	next.expires, next.ready, next.revision, next.proof = 0, 0, 0, nil
 	return &next
 }
 
@@ -142,33 +147,30 @@ func (r *record) release(c *Claim, now int64) (*record, error) {
 	return next, nil
 }
 
-// complete ends a task with a result.
-func (r *record) complete(c *Claim, o *outcome, now int64) (*record, error) {
-	if err := r.held(c, now); err != nil {
+// end completes a task, or ends an attempt at it.
+func (r *record) end(e *Ending, o *outcome, now int64) (*record, error) {
+	if err := r.held(&e.Claim, now); err != nil {
 		return nil, err
 	}
-	next := r.changed(Completed, now)
-	next.outcome = o
+	next := r.changed(e.Status, now)
+	next.outcome, next.proof = o, e.Proof
+	if e.Status == Failed {
+		next.fail(e.Permanent, now)
+	}
 	return next, nil
 }
 
 // fail ends an attempt, and the task with it if it was the last or permanent is set.
-func (r *record) fail(c *Claim, o *outcome, permanent bool, now int64) (*record, error) {
-	if err := r.held(c, now); err != nil {
-		return nil, err
-	}
-	next := r.changed(Failed, now)
-	next.outcome = o
-	next.attempts++
+func (r *record) fail(permanent bool, now int64) {
+	r.attempts++
 	switch {
 	case permanent || r.spec.MaxAttempts == 0:
-	case next.attempts >= r.spec.MaxAttempts:
-		next.dead = true
+	case r.attempts >= r.spec.MaxAttempts:
+		r.dead = true
 	default:
-		next.status, next.claimant = Pending, identity.ID{}
-		next.ready = now + int64(r.spec.Backoff.pause(next.attempts))
+		r.status, r.claimant, r.proof = Pending, identity.ID{}, nil
+		r.ready = now + int64(r.spec.Backoff.pause(r.attempts))
 	}
-	return next, nil
 }
 
 // requeue gives a dead letter another round of attempts. Its epoch grows on.

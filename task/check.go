@@ -14,6 +14,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/proof"
 )
 
 // emptyParams is what a Spec without parameters holds.
@@ -97,7 +98,17 @@ func (s Spec) check() error {
 	if err := s.Backoff.check(); err != nil {
 		return err
 	}
+	if err := checkProof(s.Proof); err != nil {
+		return err
+	}
 	return s.checkKey()
+}
+
+func checkProof(p []byte) error {
+	if len(p) > proof.MaxSize {
+		return invalid("Proof has %d bytes where at most %d are allowed", len(p), proof.MaxSize)
+	}
+	return nil
 }
 
 func (s *Spec) checkTimes() error {

@@ -16,7 +16,7 @@ func Example() {
 		panic(err)
 	}
 	defer s.Close()
-	m, err := task.New(task.Config{Store: s})
+	m, err := task.New(task.Config{Store: s, UnsignedUnsafe: true})
 	if err != nil {
 		panic(err)
 	}

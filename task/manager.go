@@ -22,10 +22,18 @@ import (
 type Config struct {
 	Store store.Store // where the tasks are, under the keys that start with "task/". Required.
 
+	// Verifier tells who has signed what is submitted, how tasks are ended, and what is read from the store.
+	// What it does not vouch for is refused with [ErrUnsigned] or [ErrForged]. Required, except:
+	Verifier *Verifier
+	// UnsignedUnsafe takes everybody's word: whoever calls this manager, or writes to its store, can submit and
+	// end tasks in anybody's name. The manager logs a warning. It is for tests, and for stores that belong to
+	// one program alone.
+	UnsignedUnsafe bool
+
 	// Now is the clock that goes on from when the manager is made, nil for the computer's monotonic one;
 	// timers follow that in any case. A store with a clock says what the time is.
 	Now             func() time.Time
-	DefaultClaimTTL time.Duration // for tasks that name none; 0 means 30 s
+	DefaultClaimTTL time.Duration // for tasks that name none and are not signed; 0 means DefaultClaimTTL
 	MaxPending      int           // pending tasks beyond which Submit returns ErrFull, while attached; 0 means 1,000,000
 	Logger          *slog.Logger  // nil means slog.Default()
 
@@ -50,6 +58,7 @@ const DefaultRetention = 7 * 24 * time.Hour
 // what is due.
 type Manager struct {
 	store      store.Store
+	verifier   *Verifier // nil for an unsafe one
 	clock      *clock
 	defaultTTL time.Duration
 	maxPending int
@@ -77,7 +86,8 @@ type Manager struct {
 func New(c Config) (*Manager, error) {
 	m := &Manager{
 		store:      c.Store,
-		defaultTTL: cmp.Or(c.DefaultClaimTTL, 30*time.Second),
+		verifier:   c.Verifier,
+		defaultTTL: cmp.Or(c.DefaultClaimTTL, DefaultClaimTTL),
 		keep:       cmp.Or(c.Retention, DefaultRetention),
 		dead:       cmp.Or(c.DeadRetention, Forever),
 		maxPending: cmp.Or(c.MaxPending, 1000000),
@@ -87,6 +97,12 @@ func New(c Config) (*Manager, error) {
 	}
 	if m.store == nil {
 		return nil, errors.New("task manager: Store is not set")
+	}
+	if m.verifier == nil && !c.UnsignedUnsafe {
+		return nil, errors.New("task manager: Verifier is not set, so that nobody's signature could be checked; without signatures it is for UnsignedUnsafe to say so")
+	}
+	if m.verifier != nil && c.UnsignedUnsafe {
+		return nil, errors.New("task manager: UnsignedUnsafe is set, and so is Verifier, which would not be asked")
 	}
 	if err := checkTTL("DefaultClaimTTL", m.defaultTTL); err != nil {
 		return nil, fmt.Errorf("task manager: %w", err)
@@ -100,6 +116,9 @@ func New(c Config) (*Manager, error) {
 	m.clock = newClock(c.Now, m.store)
 	if m.logger == nil {
 		m.logger = slog.Default()
+	}
+	if c.UnsignedUnsafe {
+		m.logger.Warn("UNSAFE: task manager takes submissions and results without signatures")
 	}
 	return m, nil
 }
@@ -115,7 +134,7 @@ type Stats struct {
 
 	Expired   uint64 // claims that ended since they ran out, as far as this manager was the one to end them
 	Conflicts uint64 // changes that somebody else came before; those that still applied were tried again
-	Corrupt   uint64 // unreadable records that were met and skipped
+	Corrupt   uint64 // unreadable records that were met and skipped, or that are not signed by those whom they name
 }
 
 type counts struct {
@@ -135,7 +154,8 @@ func (m *Manager) Stats() Stats {
 }
 
 // Submit stores a new pending task and returns it. The task keeps nothing of the Spec's memory. It
-// returns [ErrExists] if there is a task of that ID, whatever its state. With an idempotency key that
+// returns [ErrUnsigned] or [ErrForged] if the Submitter has not signed the Spec, see [Signer.SignSpecs], and
+// [ErrExists] if there is a task of that ID, whatever its state. With an idempotency key that
 // holds for other content only; otherwise it returns that task, with Existed set.
 func (m *Manager) Submit(ctx context.Context, s Spec) (Task, error) {
 	if s.ID == "" {
@@ -161,6 +181,9 @@ func (m *Manager) submit(ctx context.Context, given *Spec) (r *record, existed b
 	now := m.clock.now()
 	r, err = newRecord(s, now)
 	if err != nil {
+		return nil, false, err
+	}
+	if err = m.verifySubmission(r); err != nil {
 		return nil, false, err
 	}
 	if err = m.admit(r, now); err == nil {
@@ -276,7 +299,11 @@ func (m *Manager) Claim(ctx context.Context, id string, p Profile) (Claim, Task,
 }
 
 func (m *Manager) claimOf(r *record) Claim {
-	return Claim{TaskID: r.spec.ID, Agent: r.claimant, Epoch: r.epoch, Expires: m.clock.local(r.expires)}
+	c := Claim{TaskID: r.spec.ID, Agent: r.claimant, Epoch: r.epoch, Expires: m.clock.local(r.expires)}
+	if m.verifier != nil {
+		c.Submission = digestOf(r.encoded)
+	}
+	return c
 }
 
 // Now returns the time by which tasks are timed: the store's, if it has a clock.
@@ -297,47 +324,66 @@ func (m *Manager) Heartbeat(ctx context.Context, c Claim) (Claim, error) {
 	return m.claimOf(r), nil
 }
 
-// Report completes a task with a result of at most [MaxResult] bytes and its media type, which may be
-// empty. It returns [ErrClaimLost] if the claim has expired or the task went to another claim, and
-// [ErrTerminal] if the task has ended under this claim: it was reported before, failed or cancelled.
+// End ends a task that the claim's agent holds: it completes it, or ends an attempt at it. After a failure
+// that leaves attempts, the task is pending again when the pause of its Backoff is over; otherwise it has
+// failed, as a dead letter if Spec.MaxAttempts is set.
+//
+// End returns [ErrClaimLost] if the claim has expired or the task went to another claim, [ErrTerminal] if the
+// task has ended under this claim (it was ended before, or cancelled), and [ErrUnsigned] or [ErrForged] if the
+// agent has not signed the ending; see [Signer.SignEndings].
+func (m *Manager) End(ctx context.Context, e Ending) (Task, error) {
+	r, err := m.end(ctx, &e)
+	if err != nil {
+		return Task{}, taskError(endVerb(e.Status), e.Claim.TaskID, err)
+	}
+	if r.status == Completed {
+		m.counts.completed.Add(1)
+	} else {
+		m.countFailure(r)
+	}
+	return r.copy(), nil
+}
+
+func endVerb(s Status) string {
+	if s == Completed {
+		return "report"
+	}
+	return "fail"
+}
+
+func (m *Manager) end(ctx context.Context, e *Ending) (*record, error) {
+	if err := e.check(); err != nil {
+		return nil, err
+	}
+	e.Result, e.Proof = bytes.Clone(e.Result), bytes.Clone(e.Proof)
+	o := e.outcome()
+	verified := false
+	return m.change(ctx, e.Claim.TaskID, func(r *record, now int64) (*record, error) {
+		next, err := r.end(e, o, now)
+		if err == nil && !verified {
+			err = m.verifyEnding(r, e, o)
+			verified = err == nil
+		}
+		return next, err
+	})
+}
+
+// Report is [Manager.End] for a task that was done, on a manager that wants no signature.
 func (m *Manager) Report(ctx context.Context, c Claim, result []byte, mediaType string) (Task, error) {
-	if err := checkResult(result, mediaType); err != nil {
-		return Task{}, taskError("report", c.TaskID, err)
-	}
-	o := newOutcome(bytes.Clone(result), mediaType, "")
-	r, err := m.change(ctx, c.TaskID, func(r *record, now int64) (*record, error) {
-		return r.complete(&c, o, now)
-	})
-	if err != nil {
-		return Task{}, taskError("report", c.TaskID, err)
-	}
-	m.counts.completed.Add(1)
-	return r.copy(), nil
+	return m.End(ctx, Completion(c, result, mediaType))
 }
 
-// Fail ends an attempt. If the task has others left, it is pending again when the pause of its Backoff is
-// over; otherwise it has failed, as a dead letter if Spec.MaxAttempts is set. The reason is cut to
-// [MaxReason] bytes. The errors are those of Report.
+// Fail is [Manager.End] for an attempt that failed, on a manager that wants no signature.
 func (m *Manager) Fail(ctx context.Context, c Claim, reason string) (Task, error) {
-	return m.fail(ctx, c, reason, false)
+	return m.End(ctx, Failure(c, reason))
 }
 
-// FailPermanently ends a task as failed, whatever attempts it has left: nobody can do it. It is no dead
-// letter.
+// FailPermanently is [Manager.Fail] for a task that nobody can do: it has failed, whatever attempts it has
+// left, and is no dead letter.
 func (m *Manager) FailPermanently(ctx context.Context, c Claim, reason string) (Task, error) {
-	return m.fail(ctx, c, reason, true)
-}
-
-func (m *Manager) fail(ctx context.Context, c Claim, reason string, permanent bool) (Task, error) {
-	o := newOutcome(nil, "", fitReason(reason))
-	r, err := m.change(ctx, c.TaskID, func(r *record, now int64) (*record, error) {
-		return r.fail(&c, o, permanent, now)
-	})
-	if err != nil {
-		return Task{}, taskError("fail", c.TaskID, err)
-	}
-	m.countFailure(r)
-	return r.copy(), nil
+	e := Failure(c, reason)
+	e.Permanent = true
+	return m.End(ctx, e)
 }
 
 // Requeue makes a dead letter pending again, with all its attempts before it. That is the one way back
@@ -468,11 +514,10 @@ func (m *Manager) read(ctx context.Context, id string) (*record, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := decodeRecord(e)
+	r, err := m.open(e)
 	if err != nil {
 		return nil, err
 	}
-	r.bound(m.clock.now())
 	m.learn(r)
 	return r, nil
 }
@@ -507,15 +552,26 @@ func (m *Manager) learn(r *record) {
 
 // decode returns nil for a record that cannot be read, and sees to it that somebody learns of it.
 func (m *Manager) decode(e store.Entry) *record {
-	r, err := decodeRecord(e)
+	r, err := m.open(e)
 	if err != nil && m.unreadable.add(e.Key, e.Revision) {
 		m.counts.corrupt.Add(1)
 		m.logger.Error("task record is skipped", "error", err)
 	}
-	if r != nil {
-		r.bound(m.clock.now())
-	}
 	return r
+}
+
+// open reads a record of the store, and believes it only if those have signed it that it names. Its errors
+// wrap ErrRecord.
+func (m *Manager) open(e store.Entry) (*record, error) {
+	r, err := decodeRecord(e)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.verifyRecord(r); err != nil {
+		return nil, fmt.Errorf("%w at %.80q: %w", ErrRecord, e.Key, err)
+	}
+	r.bound(m.clock.now())
+	return r, nil
 }
 
 // unreadable remembers records that could not be read, so that each is counted and logged once.

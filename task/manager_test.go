@@ -428,8 +428,10 @@ func TestNewChecksItsConfig(t *testing.T) {
 	s := newStore(t)
 	for want, c := range map[string]task.Config{
 		"Store":           {},
-		"DefaultClaimTTL": {Store: s, DefaultClaimTTL: time.Millisecond},
-		"MaxPending":      {Store: s, MaxPending: -1},
+		"DefaultClaimTTL": {Store: s, UnsignedUnsafe: true, DefaultClaimTTL: time.Millisecond},
+		"MaxPending":      {Store: s, UnsignedUnsafe: true, MaxPending: -1},
+		"Verifier":        {Store: s},
+		"UnsignedUnsafe":  {Store: s, UnsignedUnsafe: true, Verifier: newVerifier(t)},
 	} {
 		if _, err := task.New(c); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("New gives %v, want it to name %s", err, want)
@@ -477,7 +479,7 @@ func newStore(t testing.TB) store.Store {
 
 func newManager(t testing.TB, s store.Store, options ...func(*task.Config)) *task.Manager {
 	t.Helper()
-	c := task.Config{Store: s, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	c := task.Config{Store: s, UnsignedUnsafe: true, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}
 	for _, option := range options {
 		option(&c)
 	}

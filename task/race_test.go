@@ -29,7 +29,7 @@ func TestManyManagersOneStore(t *testing.T) {
 		defer s.Close()
 		b := newBout(t, tasks)
 		for i := range managers {
-			m, err := New(Config{Store: s})
+			m, err := New(Config{Store: s, UnsignedUnsafe: true})
 			if err != nil {
 				t.Fatal(err)
 			}

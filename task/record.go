@@ -16,9 +16,9 @@ import (
 	"github.com/converge-agents/converge/store"
 )
 
-// A record is one CBOR array, in core deterministic encoding (RFC 8949 §4.2.1), of the version and two
-// maps with integer keys: the state, and what was submitted, which never changes. The second is encoded
-// once and then copied as it is. Times are nanoseconds since 1970, and absent where unset.
+// A record is one CBOR array, in core deterministic encoding (RFC 8949 §4.2.1), of the version, two maps with
+// integer keys, and the submitter's proof if there is one. The maps are the state, and what was submitted,
+// which never changes. The second is encoded once and then copied as it is. Times are nanoseconds since 1970, and absent where unset.
 const recordVersion = 1
 
 const (
@@ -40,6 +40,7 @@ type record struct {
 	status   Status
 	dead     bool
 	outcome  *outcome // nil if there is nothing to tell
+	proof    []byte   // that the claimant has ended it so; nil if it has not
 }
 
 // fixed is what never changes of a task.
@@ -83,7 +84,7 @@ func (r *record) task() Task {
 	t := Task{
 		Spec: r.spec, Status: r.status, Claimant: r.claimant, Epoch: r.epoch, ClaimExpires: toTime(r.expires),
 		CreatedAt: toTime(r.created), UpdatedAt: toTime(r.updated), ReadyAt: toTime(r.ready),
-		Attempts: r.attempts, DeadLetter: r.dead, Revision: r.revision,
+		Attempts: r.attempts, DeadLetter: r.dead, Revision: r.revision, ResultProof: r.proof,
 	}
 	if o := r.outcome; o != nil {
 		t.Result, t.ResultType, t.Error = o.result, o.resultType, o.reason
@@ -94,11 +95,13 @@ func (r *record) task() Task {
 // copy returns the task for somebody who may change it.
 func (r *record) copy() Task {
 	t := r.task()
-	buf := make([]byte, len(t.Params)+len(t.Result))
-	end := copy(buf, t.Params)
-	t.Params = buf[:end:end]
-	if t.Result != nil {
-		t.Result = buf[end : end+copy(buf[end:], t.Result)]
+	buf := make([]byte, 0, len(t.Params)+len(t.Result)+len(t.Proof)+len(t.ResultProof))
+	for _, own := range []*[]byte{(*[]byte)(&t.Params), &t.Result, &t.Proof, &t.ResultProof} {
+		if *own != nil {
+			start := len(buf)
+			buf = append(buf, *own...)
+			*own = buf[start:len(buf):len(buf)]
+		}
 	}
 	if len(t.Capabilities) > 0 {
 		own := make([]string, len(t.Capabilities))
@@ -167,12 +170,17 @@ type statePart struct {
 	Result       []byte `cbor:"10,keyasint,omitempty"`
 	ResultType   string `cbor:"11,keyasint,omitempty"`
 	Error        string `cbor:"12,keyasint,omitempty"`
+	Proof        []byte `cbor:"13,keyasint,omitempty"`
 }
 
 // append appends the bytes of a record. The state is written field by field, in a third of the time that
 // reflection takes, since every change of a task writes one.
 func (r *record) append(buf []byte) []byte {
-	buf = cose.AppendUint(cose.AppendArray(buf, 3), recordVersion)
+	parts := 3
+	if len(r.spec.Proof) > 0 {
+		parts = 4
+	}
+	buf = cose.AppendUint(cose.AppendArray(buf, parts), recordVersion)
 	w := cose.NewMapWriter(buf)
 	w.Uint(1, uint64(r.status))
 	if r.dead {
@@ -192,7 +200,12 @@ func (r *record) append(buf []byte) []byte {
 		w.Text(11, o.resultType)
 		w.Text(12, o.reason)
 	}
-	return append(w.End(), r.encoded...)
+	w.Bytes(13, r.proof)
+	buf = append(w.End(), r.encoded...)
+	if parts == 4 {
+		buf = cose.AppendBytes(buf, r.spec.Proof)
+	}
+	return buf
 }
 
 // buffers are for records on their way to the store, which copies them.
@@ -213,12 +226,12 @@ func decode(e store.Entry) (*record, error) {
 	if err != nil {
 		return nil, err
 	}
-	state, submission, err := split(e.Value)
+	state, submission, proof, err := split(e.Value)
 	if err != nil {
 		return nil, err
 	}
 	r := &record{revision: e.Revision}
-	if r.fixed, err = decodeFixed(submission); err != nil {
+	if r.fixed, err = decodeFixed(submission, proof); err != nil {
 		return nil, err
 	}
 	if r.key = e.Key; r.spec.ID != id {
@@ -231,30 +244,34 @@ func decode(e store.Entry) (*record, error) {
 }
 
 // split takes a record apart after a look at its version.
-func split(value []byte) (state, submission cbor.RawMessage, err error) {
+func split(value []byte) (state, submission cbor.RawMessage, proof []byte, err error) {
 	var parts []cbor.RawMessage
 	if err := decoding.Unmarshal(value, &parts); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	var version uint64
 	if len(parts) == 0 || decoding.Unmarshal(parts[0], &version) != nil {
-		return nil, nil, errors.New("it has no version")
+		return nil, nil, nil, errors.New("it has no version")
 	}
 	if version > recordVersion {
-		return nil, nil, fmt.Errorf("version %d is newer than %d, the newest that this program knows", version, recordVersion)
+		return nil, nil, nil, fmt.Errorf("version %d is newer than %d, the newest that this program knows", version, recordVersion)
 	}
-	if version != recordVersion || len(parts) != 3 {
-		return nil, nil, fmt.Errorf("version %d with %d parts does not exist", version, len(parts))
+	if version != recordVersion || len(parts) < 3 || len(parts) > 4 {
+		return nil, nil, nil, fmt.Errorf("version %d with %d parts does not exist", version, len(parts))
 	}
-	return parts[1], parts[2], nil
+	if len(parts) == 4 {
+		err = decoding.Unmarshal(parts[3], &proof)
+	}
+	return parts[1], parts[2], proof, err
 }
 
-func decodeFixed(encoded []byte) (*fixed, error) {
+func decodeFixed(encoded, proof []byte) (*fixed, error) {
 	spec, err := decodeSubmission(encoded)
 	if err != nil {
 		return nil, err
 	}
-	return newFixed(spec, encoded), nil
+	spec.Proof = proof
+	return newFixed(spec, encoded), checkProof(proof)
 }
 
 // decodeSubmission reads what submission has written, and nothing else.
@@ -300,7 +317,7 @@ func (r *record) decodeState(encoded []byte) error {
 			return err
 		}
 	}
-	r.outcome = newOutcome(p.Result, p.ResultType, p.Error)
+	r.outcome, r.proof = newOutcome(p.Result, p.ResultType, p.Error), p.Proof
 	return r.checkState()
 }
 
@@ -326,6 +343,10 @@ func (r *record) checkState() error {
 		return fmt.Errorf("a task of %d claims has %d attempts", r.epoch, r.attempts)
 	case r.dead && (r.status != Failed || r.attempts == 0), r.ready != 0 && r.status != Pending:
 		return fmt.Errorf("a task that is %s is a dead letter or waits to be ready", r.status)
+	case r.proof != nil && (r.claimant.IsZero() || r.status != Completed && r.status != Failed):
+		return fmt.Errorf("a task that is %s has the proof that its claimant has ended it", r.status)
+	case len(r.proof) > 0 && checkProof(r.proof) != nil:
+		return checkProof(r.proof)
 	case r.outcome != nil:
 		return r.outcome.check(r)
 	}
@@ -357,7 +378,7 @@ func (r *record) checkEncoding(value []byte) error {
 // letter. Of what is not the beginning of a record it says that it has not.
 func peek(value []byte) (ended int64, dead, ok bool) {
 	r := cose.NewReader(value)
-	if r.Array() != 3 || r.Uint() != recordVersion || r.Map() < 2 || r.Uint() != 1 || !Status(min(r.Uint(), 255)).Terminal() {
+	if n := r.Array(); n < 3 || n > 4 || r.Uint() != recordVersion || r.Map() < 2 || r.Uint() != 1 || !Status(min(r.Uint(), 255)).Terminal() {
 		return 0, false, false
 	}
 	key := r.Uint()

@@ -73,9 +73,14 @@ func TestRecordsRoundTrip(t *testing.T) {
 		state, err := encoding.Marshal(&statePart{
 			Status: uint8(want.status), Dead: number(want.dead), UpdatedAt: want.updated, CreatedAt: want.created,
 			Claimant: claimantOf(want), Epoch: want.epoch, ClaimExpires: want.expires, ReadyAt: want.ready, Attempts: uint16(want.attempts),
-			Result: want.task().Result, ResultType: want.task().ResultType, Error: want.task().Error,
+			Result: want.task().Result, ResultType: want.task().ResultType, Error: want.task().Error, Proof: want.proof,
 		})
-		if err != nil || !bytes.Equal(value, slices.Concat([]byte{0x83, 1}, state, want.encoded)) {
+		whole := slices.Concat([]byte{0x83, 1}, state, want.encoded)
+		if p := want.spec.Proof; len(p) > 0 {
+			whole[0]++
+			whole = append(append(whole, 0x40|byte(len(p))), p...)
+		}
+		if err != nil || !bytes.Equal(value, whole) {
 			r.Fatalf("the record is %x, which does not have the state %x, %v", value, state, err)
 		}
 		if ended, dead, ok := peek(value); ok != want.status.Terminal() || ok && (ended != want.updated || dead != want.dead) {
@@ -147,6 +152,11 @@ func drawRecord(t *rapid.T) *record {
 	case Failed:
 		r.outcome = newOutcome(nil, "", fitReason(rapid.String().Draw(t, "reason")))
 		r.dead = r.attempts > 0 && rapid.Bool().Draw(t, "dead")
+	}
+	proof := rapid.SampledFrom([][]byte{nil, []byte("mine"), []byte("yours")})
+	r.spec.Proof = proof.Draw(t, "submitter's proof")
+	if r.status == Completed || r.status == Failed {
+		r.proof = proof.Draw(t, "claimant's proof")
 	}
 	return r
 }
@@ -261,17 +271,21 @@ func FuzzDecodeRecord(f *testing.F) {
 	}
 	f.Add(claimed.append(nil))
 	claim := Claim{TaskID: "t", Agent: claimed.claimant, Epoch: claimed.epoch}
-	completed, err := claimed.complete(&claim, newOutcome([]byte("42"), "text/plain", ""), 1e18)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(completed.append(nil))
-	for _, permanent := range []bool{false, true} {
-		failed, err := claimed.fail(&claim, newOutcome(nil, "", "why"), permanent, 1e18)
-		if err != nil {
-			f.Fatal(err)
+	signed := *claimed
+	signed.fixed = newFixed(claimed.spec, claimed.encoded)
+	signed.spec.Proof, signed.key = []byte("whose"), claimed.key
+	for _, r := range []*record{claimed, &signed} {
+		completion, failure := Completion(claim, []byte("42"), "text/plain"), Failure(claim, "why")
+		forGood := failure
+		forGood.Permanent = true
+		for _, e := range []Ending{completion, failure, forGood} {
+			e.Proof = r.spec.Proof
+			ended, err := r.end(&e, e.outcome(), 1e18)
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(ended.append(nil))
 		}
-		f.Add(failed.append(nil))
 	}
 	f.Fuzz(func(t *testing.T, value []byte) {
 		r, err := decodeRecord(store.Entry{Key: "task/t", Value: value, Revision: 1})

@@ -66,7 +66,9 @@ var (
 	ErrNotDead      = errors.New("task is not a dead letter")
 	ErrFull         = errors.New("too many pending tasks")
 	ErrInvalid      = errors.New("invalid argument")
-	ErrRecord       = errors.New("unreadable task record") // corrupt, or written by a newer version
+	ErrRecord       = errors.New("unreadable task record") // corrupt, written by a newer version, or not to be trusted
+	ErrUnsigned     = errors.New("not signed by the agent that it is said to be of")
+	ErrForged       = errors.New("signed by another than the agent that it is said to be of")
 )
 
 // IsLost reports whether an error of [Manager.Heartbeat], [Manager.Report] or [Manager.Fail] means that
@@ -148,6 +150,10 @@ type Spec struct {
 	// already if the submitter has used the key for the same content, and ErrExists if it was another.
 	// ID has to be empty then, or what IDForKey returns.
 	IdempotencyKey string
+
+	// Proof shows that Submitter has submitted all of the above to the network; [Signer.SignSpecs] makes it. It
+	// is no part of the content.
+	Proof []byte
 }
 
 // Backoff is how long a task waits after a failure: after the first for Base, then twice as long each
@@ -159,6 +165,7 @@ type Backoff struct {
 
 // Defaults of a [Spec].
 const (
+	DefaultClaimTTL    = 30 * time.Second
 	DefaultLapses      = 16
 	DefaultBackoffBase = time.Second
 	DefaultBackoffMax  = 5 * time.Minute
@@ -191,6 +198,7 @@ type Task struct {
 	Result       []byte         // of a completed task
 	ResultType   string         // its media type
 	Error        string         // why a task failed, or the last attempt at one that has not ended
+	ResultProof  []byte         // that Claimant has ended it so; see [Verifier.VerifyEnding]. None if it has not
 	Revision     store.Revision // of its record; grows with every change
 	Existed      bool           // set by Submit alone: the task was there already (Spec.IdempotencyKey)
 }
@@ -233,8 +241,11 @@ func (p *Profile) inPool(pool string) bool {
 // Claim is the right to end a task, held by one agent until Expires. The pair of task and epoch is
 // unique for as long as the task is kept, and so fit to fence off what a former holder does elsewhere.
 type Claim struct {
-	TaskID  string
-	Agent   identity.ID
-	Epoch   uint64
-	Expires time.Time // by the clock of this process, to compare with time.Now; Task.ClaimExpires is the store's
+	TaskID string
+	Agent  identity.ID
+	Epoch  uint64
+	// Submission is the digest of what was submitted, which the holder's signature is for. It is zero where the
+	// manager is an unsafe one, which nothing is signed for.
+	Submission Digest
+	Expires    time.Time // by the clock of this process, to compare with time.Now; Task.ClaimExpires is the store's
 }

@@ -28,7 +28,8 @@ func main() {
 	defer stop()
 	registry := identity.NewRegistry(0)
 	network := must(local.New(local.Config{}))
-	tasks := must(task.New(task.Config{Store: must(memory.New(memory.Config{}))}))
+	proofs := must(task.NewVerifier(registry, "embedded"))
+	tasks := must(task.New(task.Config{Store: must(memory.New(memory.Config{})), Verifier: proofs}))
 	tools := tool.NewRegistry()
 	check(tools.Register(tool.Func("lines", countLines), tool.Options{Timeout: time.Second}))
 	perSender := ratelimit.Limit{Rate: 10, Burst: 20} // messages a second, and at once
@@ -49,7 +50,7 @@ func main() {
 	workerEnded := run(converge.Config{Agent: worker, Capabilities: worker.Capabilities(), Executor: &converge.ExecutorConfig{
 		Tools: tools, ToolAllowlist: []string{"lines"},
 	}})
-	coordinator := must(role.NewCoordinator(role.CoordinatorConfig{Tasks: []task.Spec{
+	coordinator := must(role.NewCoordinator(role.CoordinatorConfig{Verifier: proofs, Tasks: []task.Spec{
 		{Kind: "count", Capabilities: []string{"count"}, Params: json.RawMessage(`{"File": "go.mod"}`)},
 		{Kind: "count", Capabilities: []string{"count"}, Params: json.RawMessage(`{"File": "README.md"}`)},
 	}}))

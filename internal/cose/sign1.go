@@ -28,6 +28,8 @@ const (
 	DomainBallot     Domain = "converge/ballot/v1"
 	DomainHandshake  Domain = "converge/handshake/v1"
 	DomainBatch      Domain = "converge/batch/v1"
+	DomainTask       Domain = "converge/task/v1"   // what an agent submits
+	DomainResult     Domain = "converge/result/v1" // how a task ended, by the agent that held it
 )
 
 // Labels of the COSE header parameters that Converge uses (IANA registry "COSE Header Parameters").

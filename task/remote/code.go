@@ -30,6 +30,8 @@ const (
 	codeBusy        // ask again later
 	codeLater       // not carried out, since the answer has no more room: ask again
 	codeNotDead
+	codeUnsigned // what wants a signature has none
+	codeForged   // a signature is not that of the agent, or of one that the host does not know
 )
 
 // errorOf has the errors that keep their identity across the wire.
@@ -49,13 +51,15 @@ var errorOf = map[code]error{
 	codeUnavailable:  ErrUnavailable,
 	codeMalformed:    ErrProtocol,
 	codeBusy:         ErrUnavailable,
+	codeUnsigned:     task.ErrUnsigned,
+	codeForged:       task.ErrForged,
 	codeNotDead:      task.ErrNotDead,
 }
 
 // told are the codes that a client is told of errors that a host comes upon.
 var told = []code{
 	codeNotFound, codeExists, codeNotPending, codeNotRouted, codeClaimLost, codeTerminal, codeNotSubmitter, codeFull,
-	codeInvalid, codeRecord, codeNotAllowed, codeUnsupported, codeNotDead,
+	codeInvalid, codeRecord, codeNotAllowed, codeUnsupported, codeNotDead, codeUnsigned, codeForged,
 }
 
 // failure is why something was not done, as it is told.

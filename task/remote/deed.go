@@ -30,7 +30,7 @@ func (d *deed) do(ctx context.Context) (result, error) {
 		c, err := d.tasks.Heartbeat(ctx, o.Claim)
 		return result{remaining: d.tasks.Remaining(c)}, err
 	case OpReport:
-		t, err := d.tasks.Report(ctx, o.Claim, o.Result, o.ResultType)
+		t, err := d.tasks.End(ctx, o.Ending())
 		return d.orDone(ctx, t, err, task.ErrTerminal, func(t *task.Task) bool {
 			return d.endedIt(t, task.Completed) && bytes.Equal(t.Result, o.Result) && t.ResultType == o.ResultType
 		})
@@ -55,11 +55,8 @@ func (d *deed) do(ctx context.Context) (result, error) {
 // fail ends an attempt. That it was one shows in the task's end, or in a task that waits for the next.
 func (d *deed) fail(ctx context.Context) (result, error) {
 	o := d.op
-	fail, refusal := d.tasks.Fail, task.ErrTerminal
-	if o.Permanent {
-		fail = d.tasks.FailPermanently
-	}
-	t, err := fail(ctx, o.Claim, o.Reason)
+	refusal := task.ErrTerminal
+	t, err := d.tasks.End(ctx, o.Ending())
 	if errors.Is(err, task.ErrClaimLost) {
 		refusal = task.ErrClaimLost
 	}
@@ -86,7 +83,7 @@ func (d *deed) orDone(ctx context.Context, t task.Task, err, refusal error, done
 	if err != nil {
 		return result{}, err
 	}
-	t.Params, t.Result = nil, nil
+	t.Params, t.Result, t.Proof, t.ResultProof = nil, nil, nil, nil
 	return result{task: &t}, nil
 }
 
@@ -107,12 +104,11 @@ func (d *deed) submit(ctx context.Context) (result, error) {
 	if err != nil {
 		return result{}, err
 	}
-	t.Params = nil
+	t.Params, t.Proof = nil, nil
 	return result{task: &t}, nil
 }
 
-// isSame reports whether a task is what the operation submits. Its times have come as what remained
-// of them, and so are not the same to the instant.
+// isSame reports whether a task is what the operation submits.
 func (d *deed) isSame(s *task.Spec) bool {
 	want := &d.op.Spec
 	params := want.Params
@@ -120,8 +116,8 @@ func (d *deed) isSame(s *task.Spec) bool {
 		params = []byte("{}")
 	}
 	return s.Submitter == d.agent && s.Kind == want.Kind && bytes.Equal(s.Params, params) && s.Pool == want.Pool &&
-		s.Topic == want.Topic && s.Priority == want.Priority && s.Deadline.IsZero() == want.Deadline.IsZero() &&
-		s.NotBefore.IsZero() == want.NotBefore.IsZero() && s.MaxAttempts == want.MaxAttempts && s.Backoff == want.Backoff &&
+		s.Topic == want.Topic && s.Priority == want.Priority && s.Deadline.Equal(want.Deadline) &&
+		s.NotBefore.Equal(want.NotBefore) && s.MaxAttempts == want.MaxAttempts && s.Backoff == want.Backoff &&
 		s.IdempotencyKey == want.IdempotencyKey &&
 		(want.ClaimTTL == 0 || s.ClaimTTL == want.ClaimTTL) &&
 		slices.Equal(s.Capabilities, slices.Compact(slices.Sorted(slices.Values(want.Capabilities))))

@@ -33,23 +33,31 @@ func (c *Client) Heartbeat(ctx context.Context, claim task.Claim) (task.Claim, e
 	return r.Claim, r.Err
 }
 
-// Report completes a task; see [task.Manager.Report]. What it returns is without params and result.
+// End ends a task; see [task.Manager.End]. What it returns is without params and result.
+func (c *Client) End(ctx context.Context, e task.Ending) (task.Task, error) {
+	o := Op{Kind: OpFail, Claim: e.Claim, Reason: e.Reason, Permanent: e.Permanent, Proof: e.Proof}
+	if e.Status == task.Completed {
+		o = Op{Kind: OpReport, Claim: e.Claim, Result: e.Result, ResultType: e.ResultType, Proof: e.Proof}
+	}
+	r := c.one(ctx, o)
+	return r.Task, r.Err
+}
+
+// Report is [Client.End] for a task that was done, at a host that wants no signature.
 func (c *Client) Report(ctx context.Context, claim task.Claim, result []byte, mediaType string) (task.Task, error) {
-	r := c.one(ctx, Op{Kind: OpReport, Claim: claim, Result: result, ResultType: mediaType})
-	return r.Task, r.Err
+	return c.End(ctx, task.Completion(claim, result, mediaType))
 }
 
-// Fail ends an attempt; see [task.Manager.Fail]. What it returns is without params.
+// Fail is [Client.End] for an attempt that failed, at a host that wants no signature.
 func (c *Client) Fail(ctx context.Context, claim task.Claim, reason string) (task.Task, error) {
-	r := c.one(ctx, Op{Kind: OpFail, Claim: claim, Reason: reason})
-	return r.Task, r.Err
+	return c.End(ctx, task.Failure(claim, reason))
 }
 
-// FailPermanently ends a task as failed; see [task.Manager.FailPermanently]. What it returns is without
-// params.
+// FailPermanently is [Client.Fail] for a task that nobody can do.
 func (c *Client) FailPermanently(ctx context.Context, claim task.Claim, reason string) (task.Task, error) {
-	r := c.one(ctx, Op{Kind: OpFail, Claim: claim, Reason: reason, Permanent: true})
-	return r.Task, r.Err
+	e := task.Failure(claim, reason)
+	e.Permanent = true
+	return c.End(ctx, e)
 }
 
 // Release gives a task back; see [task.Manager.Release]. What it returns is without params.
@@ -147,7 +155,7 @@ func (d *doing) batch(todo []int) []int {
 	size := 0
 	for n, i := range todo {
 		o := &d.ops[i]
-		size += len(o.Spec.Params) + len(o.Result) + len(o.Reason) + 512
+		size += len(o.Spec.Params) + len(o.Result) + len(o.Reason) + len(o.Proof) + len(o.Spec.Proof) + 512
 		if n == MaxOps || n > 0 && size > d.c.soft {
 			return todo[:n]
 		}
@@ -202,13 +210,14 @@ func (d *doing) end(i int, r result, a answer, err error) {
 	}
 	switch o.Kind {
 	case OpSubmit:
-		result.Task.Params = o.Spec.Params
+		result.Task.Params, result.Task.Proof = o.Spec.Params, o.Spec.Proof
 	case OpClaim, OpHeartbeat:
 		result.Claim = o.Claim
 		result.Claim.Expires = a.asked.Add(r.remaining)
 	}
 	if o.Kind == OpClaim {
 		result.Claim.TaskID, result.Claim.Agent, result.Claim.Epoch = o.TaskID, r.task.Claimant, r.task.Epoch
+		result.Claim.Submission, _ = r.task.Spec.Digest() // of what it was shown, whatever the host has
 		result.Task.ClaimExpires = utc(result.Claim.Expires)
 	}
 }

@@ -31,11 +31,12 @@ func Example() {
 	// One process has the tasks, a coordinator, and a host for others.
 	entries := must(memory.New(memory.Config{}))
 	defer entries.Close()
-	tasks := must(task.New(task.Config{Store: entries, Logger: quiet}))
+	verifier := must(task.NewVerifier(registry, "example"))
+	tasks := must(task.New(task.Config{Store: entries, Verifier: verifier, Logger: quiet}))
 	host := config()
 	host.Agent = must(role.NewHost(remote.HostConfig{Tasks: tasks, Allow: remote.AllowAll, Logger: quiet}))
 	host.SendTimeout = role.HostSendTimeout
-	coordinator := must(role.NewCoordinator(role.CoordinatorConfig{Tasks: []task.Spec{
+	coordinator := must(role.NewCoordinator(role.CoordinatorConfig{Verifier: verifier, Tasks: []task.Spec{
 		{Kind: "shout", Capabilities: []string{"shout"}, Params: json.RawMessage(`{}`)},
 	}}))
 	boss := config()

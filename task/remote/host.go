@@ -210,7 +210,7 @@ func (h *Host) look(ctx context.Context, agent identity.ID, ids []string) *reply
 // room in a message.
 func (h *Host) fitEnded(t task.Task, agent identity.ID) task.Task {
 	if t.Submitter != agent {
-		t.Params, t.Result = nil, nil
+		t.Params, t.Result, t.Proof, t.ResultProof = nil, nil, nil, nil
 	}
 	if weight(&t) > h.room-h.soft {
 		t.Params = nil

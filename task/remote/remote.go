@@ -165,6 +165,18 @@ type Op struct {
 	ResultType string     // of OpReport
 	Reason     string     // of OpFail
 	Permanent  bool       // of OpFail: the task ends, whatever attempts it has left
+	Proof      []byte     // of OpReport and OpFail: that of a task.Ending
+}
+
+// Ending returns how OpReport and OpFail end a task.
+func (o *Op) Ending() task.Ending {
+	e := task.Failure(o.Claim, o.Reason)
+	e.Permanent = o.Permanent
+	if o.Kind == OpReport {
+		e = task.Completion(o.Claim, o.Result, o.ResultType)
+	}
+	e.Proof = o.Proof
+	return e
 }
 
 // id returns the task that the operation is about.

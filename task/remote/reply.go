@@ -197,7 +197,7 @@ func appendTask(buf []byte, t *task.Task, now time.Time) []byte {
 		w.Bytes(7, t.Submitter[:])
 	}
 	w.Int(8, int64(t.ClaimTTL))
-	w.Int(9, fromNow(t.Deadline, now))
+	w.Int(9, fromTime(t.Deadline))
 	w.Int(10, int64(t.Priority))
 	w.Uint(11, uint64(t.Status))
 	if !t.Claimant.IsZero() {
@@ -211,12 +211,16 @@ func appendTask(buf []byte, t *task.Task, now time.Time) []byte {
 	w.Text(18, t.ResultType)
 	w.Text(19, t.Error)
 	w.Uint(20, uint64(t.Revision))
-	appendSome(&w, 21, func(w *cose.MapWriter) { appendPlan(w, &t.Spec, now) })
+	appendSome(&w, 21, func(w *cose.MapWriter) { appendPlan(w, &t.Spec) })
 	appendSome(&w, 22, func(w *cose.MapWriter) {
 		w.Int(1, fromNow(t.ReadyAt, now))
 		w.Uint(2, uint64(t.Attempts))
 		w.Uint(3, flag(t.DeadLetter))
 		w.Uint(4, flag(t.Existed))
+	})
+	appendSome(&w, 23, func(w *cose.MapWriter) {
+		w.Bytes(1, t.Proof)
+		w.Bytes(2, t.ResultProof)
 	})
 	return w.End()
 }
@@ -242,7 +246,7 @@ func (r *reader) task(now time.Time) (t task.Task) {
 		case 8:
 			t.ClaimTTL = time.Duration(r.int())
 		case 9:
-			t.Deadline = instant()
+			t.Deadline = r.time()
 		case 10:
 			t.Priority = int(r.int())
 		case 11:
@@ -266,9 +270,11 @@ func (r *reader) task(now time.Time) (t task.Task) {
 		case 20:
 			t.Revision = store.Revision(r.uint())
 		case 21:
-			r.plan(&t.Spec, now)
+			r.plan(&t.Spec)
 		case 22:
 			r.progress(&t, now)
+		case 23:
+			r.proofs(&t)
 		default:
 			r.unknown()
 		}
@@ -300,9 +306,26 @@ func (r *reader) progress(t *task.Task, now time.Time) {
 	r.set(some)
 }
 
+// proofs reads what the submitter and the claimant have signed.
+func (r *reader) proofs(t *task.Task) {
+	some := false
+	r.Fields(func(key int64) {
+		some = true
+		switch key {
+		case 1:
+			t.Proof = r.bytes()
+		case 2:
+			t.ResultProof = r.bytes()
+		default:
+			r.unknown()
+		}
+	})
+	r.set(some)
+}
+
 // weight is about how many bytes the task takes in a reply, and no less.
 func weight(t *task.Task) int {
-	n := 640 + len(t.ID) + len(t.IdempotencyKey) + len(t.Kind) + len(t.Params) + len(t.Pool) + len(t.Topic.String()) + len(t.Result) + len(t.ResultType) + len(t.Error)
+	n := 640 + len(t.ID) + len(t.IdempotencyKey) + len(t.Kind) + len(t.Params) + len(t.Pool) + len(t.Topic.String()) + len(t.Result) + len(t.ResultType) + len(t.Error) + len(t.Proof) + len(t.ResultProof)
 	for _, c := range t.Capabilities {
 		n += len(c) + 3
 	}

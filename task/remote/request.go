@@ -119,9 +119,10 @@ func (o *Op) append(buf []byte, now time.Time) []byte {
 	w.Text(5, o.ResultType)
 	w.Text(6, o.Reason)
 	if o.Kind == OpSubmit {
-		w.Item(7, func(buf []byte) []byte { return appendSpec(buf, &o.Spec, now) })
+		w.Item(7, func(buf []byte) []byte { return appendSpec(buf, &o.Spec) })
 	}
 	w.Uint(8, flag(o.Permanent))
+	w.Bytes(9, o.Proof)
 	return w.End()
 }
 
@@ -144,9 +145,11 @@ func (r *reader) op(now time.Time) (o Op) {
 		case 6:
 			o.Reason = r.text(task.MaxReason)
 		case 7:
-			spec = r.spec(now)
+			spec = r.spec()
 		case 8:
 			o.Permanent = r.upTo(1) == 1
+		case 9:
+			o.Proof = r.bytes()
 		default:
 			r.unknown()
 		}
@@ -164,7 +167,7 @@ func (r *reader) op(now time.Time) (o Op) {
 	return o
 }
 
-func appendSpec(buf []byte, s *task.Spec, now time.Time) []byte {
+func appendSpec(buf []byte, s *task.Spec) []byte {
 	w := cose.NewMapWriter(buf)
 	w.Text(1, s.Kind)
 	w.Bytes(2, s.Params)
@@ -172,28 +175,29 @@ func appendSpec(buf []byte, s *task.Spec, now time.Time) []byte {
 	w.Text(4, s.Topic.String())
 	w.Text(5, s.Pool)
 	w.Int(6, int64(s.ClaimTTL))
-	w.Int(7, fromNow(s.Deadline, now))
+	w.Int(7, fromTime(s.Deadline))
 	w.Int(8, int64(s.Priority))
-	appendSome(&w, 9, func(w *cose.MapWriter) { appendPlan(w, s, now) })
+	appendSome(&w, 9, func(w *cose.MapWriter) { appendPlan(w, s) })
+	w.Bytes(10, s.Proof)
 	return w.End()
 }
 
 // appendPlan appends when a task is to be tried, and how often.
-func appendPlan(w *cose.MapWriter, s *task.Spec, now time.Time) {
-	w.Int(1, fromNow(s.NotBefore, now))
+func appendPlan(w *cose.MapWriter, s *task.Spec) {
+	w.Int(1, fromTime(s.NotBefore))
 	w.Int(2, int64(s.MaxAttempts))
 	w.Int(3, int64(s.Backoff.Base))
 	w.Int(4, int64(s.Backoff.Max))
 	w.Text(5, s.IdempotencyKey)
 }
 
-func (r *reader) plan(s *task.Spec, now time.Time) {
+func (r *reader) plan(s *task.Spec) {
 	some := false
 	r.Fields(func(key int64) {
 		some = true
 		switch key {
 		case 1:
-			s.NotBefore = now.Add(time.Duration(r.int()))
+			s.NotBefore = r.time()
 		case 2:
 			s.MaxAttempts = int(r.int())
 		case 3:
@@ -226,7 +230,7 @@ func flag(is bool) uint64 {
 	return 0
 }
 
-func (r *reader) spec(now time.Time) *task.Spec {
+func (r *reader) spec() *task.Spec {
 	s := &task.Spec{}
 	r.Fields(func(key int64) {
 		switch key {
@@ -243,17 +247,29 @@ func (r *reader) spec(now time.Time) *task.Spec {
 		case 6:
 			s.ClaimTTL = time.Duration(r.int())
 		case 7:
-			s.Deadline = now.Add(time.Duration(r.int()))
+			s.Deadline = r.time()
 		case 8:
 			s.Priority = int(r.int())
 		case 9:
-			r.plan(s, now)
+			r.plan(s)
+		case 10:
+			s.Proof = r.bytes()
 		default:
 			r.unknown()
 		}
 	})
 	return s
 }
+
+// fromTime returns an instant that was signed, and therefore has to stay as it is: in nanoseconds since 1970.
+func fromTime(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+func (r *reader) time() time.Time { return time.Unix(0, r.int()).UTC() }
 
 // fromNow returns how far off an instant is in nanoseconds; 0 only if there is none.
 func fromNow(t, now time.Time) int64 {

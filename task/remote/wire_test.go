@@ -36,12 +36,13 @@ func requestSamples() []request {
 		ID: "id", Kind: "k", Params: json.RawMessage(`{"n":1}`), Capabilities: []string{"sum"}, Topic: message.MustTopic("orders.new"),
 		Pool: "night", ClaimTTL: time.Minute, Deadline: now.Add(time.Hour), Priority: -7,
 		NotBefore: now.Add(time.Minute), MaxAttempts: 5, Backoff: task.Backoff{Base: time.Second, Max: time.Minute}, IdempotencyKey: "key",
+		Proof: []byte("mine"),
 	}
 	claim := task.Claim{TaskID: "id", Epoch: 3}
 	return []request{
 		{profile: profile, ops: []Op{
 			{Kind: OpSubmit, Spec: spec}, {Kind: OpSubmit}, {Kind: OpClaim, TaskID: "id"}, {Kind: OpHeartbeat, Claim: claim},
-			{Kind: OpReport, Claim: claim, Result: []byte("r"), ResultType: "text/plain"}, {Kind: OpFail, Claim: claim, Reason: "why"},
+			{Kind: OpReport, Claim: claim, Result: []byte("r"), ResultType: "text/plain", Proof: []byte("p")}, {Kind: OpFail, Claim: claim, Reason: "why"},
 			{Kind: OpRelease, Claim: claim}, {Kind: OpCancel, TaskID: "id"},
 			{Kind: OpFail, Claim: claim, Permanent: true}, {Kind: OpRequeue, TaskID: "id"}, {Kind: OpSubmit, Spec: task.Spec{MaxAttempts: -1}},
 		}},
@@ -59,10 +60,11 @@ func replySamples() []reply {
 			ID: "id", Kind: "k", Params: json.RawMessage(`{"n":1}`), Capabilities: []string{"sum"}, Topic: message.MustTopic("orders.new"),
 			Pool: "night", Submitter: identity.ID{1}, ClaimTTL: time.Minute, Deadline: now.Add(time.Hour), Priority: -7,
 			NotBefore: now.Add(-time.Minute), MaxAttempts: 5, Backoff: task.Backoff{Base: time.Second, Max: time.Minute}, IdempotencyKey: "key",
+			Proof: []byte("mine"),
 		},
 		ReadyAt: now.Add(1), Attempts: task.MostAttempts, DeadLetter: true, Existed: true,
 		Status: task.Completed, Claimant: identity.ID{2}, Epoch: 3, ClaimExpires: now.Add(-time.Second), CreatedAt: now.Add(-time.Hour),
-		UpdatedAt: now.Add(-1), Result: []byte("r"), ResultType: "text/plain", Error: "why", Revision: 12,
+		UpdatedAt: now.Add(-1), Result: []byte("r"), ResultType: "text/plain", Error: "why", Revision: 12, ResultProof: []byte("yours"),
 	}
 	reference := task.Task{Spec: task.Spec{ID: "known"}}
 	return []reply{
@@ -100,7 +102,7 @@ func TestFrozenBytes(t *testing.T) {
 			{Kind: OpFail, Claim: task.Claim{TaskID: "tsk1", Epoch: 7}, Permanent: true},
 		}}).append(nil, now),
 		"a2010103" + "81" + "a2" + "0108" + "02" + "6474736b31": (&request{ops: []Op{{Kind: OpRequeue, TaskID: "tsk1"}}}).append(nil, now),
-		"a2010103" + "81" + "a3" + "0101" + "02" + "6474736b31" + "07" + "a2" + "01616b" + "09" + "a5" + "011903e8" + "0203" + "0319ea60" + "041a000f4240" + "056178": (&request{ops: []Op{
+		"a2010103" + "81" + "a3" + "0101" + "02" + "6474736b31" + "07" + "a2" + "01616b" + "09" + "a5" + "011b1886caf21c9635ee" + "0203" + "0319ea60" + "041a000f4240" + "056178": (&request{ops: []Op{
 			{Kind: OpSubmit, Spec: task.Spec{
 				ID: "tsk1", Kind: "k", NotBefore: now.Add(1000), MaxAttempts: 3, Backoff: task.Backoff{Base: 60000, Max: 1000000}, IdempotencyKey: "x",
 			}},
@@ -177,7 +179,7 @@ func FuzzRequest(f *testing.F) {
 	entries := must(memory.New(memory.Config{}))
 	f.Cleanup(func() { entries.Close() })
 	quiet := slog.New(slog.DiscardHandler)
-	tasks := must(task.New(task.Config{Store: entries, Logger: quiet}))
+	tasks := must(task.New(task.Config{Store: entries, UnsignedUnsafe: true, Logger: quiet}))
 	host := must(NewHost(HostConfig{Tasks: tasks, Allow: AllowAll, Logger: quiet}))
 	host.instance = 1
 	agent := must(identity.FromSeed(bytes.Repeat([]byte{9}, 32)))

@@ -1,0 +1,188 @@
+package proof
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/cose"
+)
+
+// KeySource returns the keys of agents; an [identity.Registry] is one.
+type KeySource interface {
+	Lookup(identity.ID) (identity.Key, error)
+}
+
+// EpochSource is a [KeySource] of agents that change their keys: an epoch numbers the keys of one agent, and
+// the proof of what was signed names it. A source that keeps the keys of earlier epochs lets what was signed
+// with them go on verifying.
+type EpochSource interface {
+	KeySource
+	LookupEpoch(of identity.ID, epoch uint64) (identity.Key, error)
+}
+
+// Verifier checks proofs. It is safe for concurrent use. It remembers up to 2 × 4,096 signatures over roots
+// that it has verified, so that one is verified once for the statements under it, in whatever order they
+// come. Only those that verify get in, and what it remembers of them saves work and decides nothing.
+//
+// It remembers up to 2 × 32,768 keys too, under which it has verified something: see [Verifier.VerifyPast].
+type Verifier struct {
+	keys  KeySource
+	roots cache[signedRoot, struct{}]
+	past  cache[agentKey, ed25519.PublicKey] // keys that have verified something
+}
+
+// agentKey names a key of an agent.
+type agentKey struct {
+	agent identity.ID
+	epoch uint64
+}
+
+// Bounds of each of the two generations of what a verifier remembers.
+const (
+	maxRoots = 4096
+	maxPast  = 32768
+)
+
+// NewVerifier returns a verifier that takes the agents' keys from keys.
+func NewVerifier(keys KeySource) *Verifier {
+	v := &Verifier{keys: keys}
+	v.roots.most, v.past.most = maxRoots, maxPast
+	return v
+}
+
+// Verify reports why proof does not show that an agent, which has to be known, makes a statement. Errors:
+// [ErrMissing], [ErrMalformed], [ErrForged], and those of the keys, such as [identity.ErrUnknown].
+func (v *Verifier) Verify(by identity.ID, s Statement, proof []byte) error {
+	return v.verify(by, s, proof, v.lookup)
+}
+
+// VerifyPast is Verify for a statement that was made some time ago: an agent that is no longer known may have
+// been when v verified something of it.
+func (v *Verifier) VerifyPast(by identity.ID, s Statement, proof []byte) error {
+	return v.verify(by, s, proof, v.lookupPast)
+}
+
+func (v *Verifier) verify(by identity.ID, s Statement, proof []byte, lookup func(agentKey) (ed25519.PublicKey, error)) error {
+	p, err := parse(proof)
+	if err != nil {
+		return err
+	}
+	of := agentKey{by, p.epoch}
+	key, err := lookup(of)
+	if err != nil {
+		return fmt.Errorf("key %d of agent %s: %w", of.epoch, by.Short(), err)
+	}
+	if err := v.signature(by, key, &s, p); err != nil {
+		return err
+	}
+	v.past.add(of, key)
+	return nil
+}
+
+// signature reports why a key has not signed a statement, alone or with others.
+func (v *Verifier) signature(by identity.ID, key ed25519.PublicKey, s *Statement, p parts) error {
+	signed := s.sign1(by)
+	if len(p.inclusion) != 0 {
+		return v.verifyShared(by, key, p, signed.Leaf(s.Domain))
+	}
+	if signed.Signature = p.signature; !signed.Verify(key, s.Domain) {
+		return ErrForged
+	}
+	return nil
+}
+
+// lookup returns a key that an agent has, or had. Sources that know of no epochs have the root key, which is
+// that of epoch 0.
+func (v *Verifier) lookup(of agentKey) (ed25519.PublicKey, error) {
+	if keys, ok := v.keys.(EpochSource); ok {
+		key, err := keys.LookupEpoch(of.agent, of.epoch)
+		return key.Public, err
+	}
+	if of.epoch != 0 {
+		return nil, identity.ErrUnknown
+	}
+	key, err := v.keys.Lookup(of.agent)
+	return key.Public, err
+}
+
+// lookupPast returns a key that lookup does, or has.
+func (v *Verifier) lookupPast(of agentKey) (ed25519.PublicKey, error) {
+	key, err := v.lookup(of)
+	if errors.Is(err, identity.ErrUnknown) {
+		if old, known := v.past.get(of); known {
+			return old, nil
+		}
+	}
+	return key, err
+}
+
+func (v *Verifier) verifyShared(by identity.ID, key ed25519.PublicKey, p parts, leaf cose.Hash) error {
+	inclusion, err := cose.ParseProof(p.inclusion)
+	if err != nil {
+		return ErrMalformed
+	}
+	branch := cose.Climb(&inclusion, leaf)
+	root := signedRoot{by: by, root: branch.Root(), signature: [ed25519.SignatureSize]byte(p.signature)}
+	if copy(root.key[:], key) != len(key) {
+		return ErrForged
+	}
+	if _, known := v.roots.get(root); known {
+		return nil
+	}
+	if !cose.VerifyRoot(key, by[:], root.root, p.signature) {
+		return ErrForged
+	}
+	v.roots.add(root, struct{}{})
+	return nil
+}
+
+// signedRoot is a signature that a key made over a root. Messages of a batch arrive one after the other,
+// and message.Verifier makes use of that; statements are read from a store in any order and a million at
+// once, so their roots are looked up in a table.
+type signedRoot struct {
+	by        identity.ID
+	key       [ed25519.PublicKeySize]byte
+	root      cose.Root
+	signature [ed25519.SignatureSize]byte
+}
+
+// cache remembers the latest of what was added to it. When the young generation is full, it becomes the old
+// one, and what was old is forgotten.
+type cache[K comparable, V any] struct {
+	most int // in a generation
+
+	mu         sync.Mutex
+	young, old map[K]V
+}
+
+func (c *cache[K, V]) get(k K) (V, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if v, known := c.young[k]; known {
+		return v, true
+	}
+	v, known := c.old[k]
+	if known {
+		c.enter(k, v)
+	}
+	return v, known
+}
+
+func (c *cache[K, V]) add(k K, v V) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, known := c.young[k]; !known {
+		c.enter(k, v)
+	}
+}
+
+// enter puts an entry into the young generation.
+func (c *cache[K, V]) enter(k K, v V) {
+	if c.young == nil || len(c.young) >= c.most {
+		c.young, c.old = map[K]V{}, c.young
+	}
+	c.young[k] = v
+}
