@@ -184,7 +184,7 @@ func (r *Registry) keyOf(e *entry, epoch uint64, now time.Time) (Key, error) {
 	if err := e.refusal(); err != nil {
 		return Key{}, err
 	}
-	public, err := e.life.statement.keyAt(epoch, now)
+	public, err := e.life.keyAt(epoch, now)
 	if err != nil {
 		return Key{}, err
 	}

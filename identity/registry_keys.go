@@ -4,6 +4,8 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 )
 
 // life is what an agent's root key has said about its keys. It is never altered, but replaced.
@@ -13,6 +15,45 @@ type life struct {
 	// other is a signed statement that contradicts raw. Until it is released, the agent is quarantined.
 	other    string
 	released bool
+	// older are keys of epochs before the one before, whose overlaps were not over when the keys changed again. It
+	// is known only to those who were there.
+	older []olderKey
+}
+
+type olderKey struct {
+	public ed25519.PublicKey
+	epoch  uint64
+	until  time.Time
+}
+
+// maxOlder bounds life.older: keys that change more often than that within an overlap are cut off early.
+const maxOlder = 4
+
+// succeed has next keep what is still good of the keys that l knows.
+func (l *life) succeed(next *life) {
+	s, was := &next.statement, &l.statement
+	switch {
+	case s.Epoch == was.Epoch:
+		next.older = l.older
+	case s.Epoch == was.Epoch+1 && len(s.Previous) > 0 && len(was.Previous) > 0:
+		older := append(slices.Clone(l.older), olderKey{was.Previous, was.Epoch - 1, was.NotBefore.Add(was.Overlap)})
+		next.older = older[max(0, len(older)-maxOlder):]
+	}
+}
+
+// keyAt returns the key of an epoch as of now. The errors are sentinels, unwrapped.
+func (l *life) keyAt(epoch uint64, now time.Time) (ed25519.PublicKey, error) {
+	for i := range l.older {
+		if k := &l.older[i]; k.epoch == epoch && now.Before(k.until) {
+			return k.public, nil
+		}
+	}
+	return l.statement.keyAt(epoch, now)
+}
+
+// names reports whether the key of an epoch was not withdrawn before its time.
+func (l *life) names(epoch uint64) bool {
+	return l.statement.keyOf(epoch) != nil || slices.ContainsFunc(l.older, func(k olderKey) bool { return k.epoch == epoch })
 }
 
 // refusal returns why no key of the agent counts, or nil.
@@ -52,6 +93,42 @@ func (r *Registry) RegisterKeys(raw []byte) (KeyStatement, error) {
 		err = r.Register(s.ID, s.Root)
 	}
 	return s, err
+}
+
+// Prove is for an agent that has proved, on a connection, to hold a key. If that is not its root key, statement
+// is the one that it has shown about it; otherwise it is nil. Prove lets the agent in, takes in what is new of the
+// statement, and returns the epoch of the key. The key has to count now, by what the registry knows. Errors: those
+// of [Registry.Register], [Registry.Apply] and [Registry.LookupEpoch], and [ErrKeyMismatch] for a statement about
+// another agent or key.
+func (r *Registry) Prove(id ID, key ed25519.PublicKey, statement []byte) (epoch uint64, err error) {
+	if statement == nil {
+		err = r.Register(id, key)
+	} else {
+		epoch, err = r.proveBy(id, key, statement)
+	}
+	if err != nil {
+		return 0, err
+	}
+	counts, err := r.LookupEpoch(id, epoch)
+	if err != nil {
+		return 0, fmt.Errorf("key of agent %s, epoch %d: %w", id.Short(), epoch, err)
+	}
+	if !counts.Public.Equal(key) {
+		return 0, fmt.Errorf("key of agent %s, epoch %d: %w: another one counts", id.Short(), epoch, ErrKeyMismatch)
+	}
+	return epoch, nil
+}
+
+func (r *Registry) proveBy(id ID, key ed25519.PublicKey, statement []byte) (epoch uint64, err error) {
+	s, err := OpenKeys(statement)
+	if err != nil {
+		return 0, err
+	}
+	if s.ID != id || !s.Operational.Equal(key) {
+		return 0, fmt.Errorf("key statement of agent %s: %w: it is not about the key that agent %s has", s.ID.Short(), ErrKeyMismatch, id.Short())
+	}
+	_, err = r.RegisterKeys(statement)
+	return s.Epoch, err
 }
 
 func (r *Registry) apply(raw []byte, admit bool) (changed bool, err error) {
@@ -111,6 +188,7 @@ func (l *life) follow(s *KeyStatement, raw string) (*life, ChangeKind, error) {
 	case l.standing() != nil:
 		return l, 0, ErrQuarantined
 	}
+	l.succeed(next)
 	return next, Rotated, nil
 }
 
@@ -169,7 +247,7 @@ func (r *Registry) Recheck(id ID, epoch uint64) error {
 	if err := e.refusal(); err != nil && err != ErrUnknown {
 		return err
 	}
-	if e.life.statement.keyOf(epoch) == nil {
+	if !e.life.names(epoch) {
 		return ErrEpoch
 	}
 	return nil

@@ -106,7 +106,11 @@ func TestRotationKeepsTheIDAndChangesTheKey(t *testing.T) {
 	s.apply(second.Statement())
 	s.wantCurrent(second)
 	s.wantKey(first) // overlap
+	s.wantKey(s.root)
+	s.clock.set(noon.Add(identity.DefaultOverlap))
+	s.wantNoKey(first, identity.ErrEpoch)
 	s.wantNoKey(s.root, identity.ErrEpoch)
+	s.wantCurrent(second)
 	if changed, err := s.registry.Apply(second.Statement()); changed || err != nil {
 		t.Errorf("applied twice: %v, %v", changed, err)
 	}
@@ -143,6 +147,25 @@ func TestStolenKeyIsRefusedAtOnceWithoutOverlap(t *testing.T) {
 	}
 	if err := s.registry.Recheck(next.ID(), next.Epoch()); err != nil {
 		t.Error(err)
+	}
+	s.wantNoKey(s.root, identity.ErrEpoch) // nor does any older key count
+}
+
+// TestOftenRotatedKeysAreBounded changes keys more often than the registry keeps them.
+func TestOftenRotatedKeysAreBounded(t *testing.T) {
+	s := newScene(t)
+	all := []*identity.Identity{s.root}
+	for range 10 {
+		next := s.rotate(all[len(all)-1], identity.Rotation{})
+		s.apply(next.Statement())
+		all = append(all, next)
+	}
+	for i, id := range all {
+		if i < 5 {
+			s.wantNoKey(id, identity.ErrEpoch)
+		} else {
+			s.wantKey(id)
+		}
 	}
 }
 

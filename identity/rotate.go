@@ -156,9 +156,5 @@ func (i *Identity) CheckTime(now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.keyAt(i.epoch, now); err != nil {
-		return fmt.Errorf("key of agent %s, epoch %d: %w: it is from %s to %s", i.id.Short(), i.epoch, err,
-			s.NotBefore.UTC().Format(time.RFC3339), s.Expires.UTC().Format(time.RFC3339))
-	}
-	return nil
+	return s.CheckTime(now)
 }

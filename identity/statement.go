@@ -242,6 +242,19 @@ func (s *KeyStatement) keyAt(epoch uint64, now time.Time) (ed25519.PublicKey, er
 	return nil, ErrEpoch
 }
 
+// CheckTime reports whether the operational key that the statement names is in force at now. The error wraps
+// [ErrRevoked], or [ErrNotInForce] and says when it would be.
+func (s *KeyStatement) CheckTime(now time.Time) error {
+	if s.Revoked {
+		return fmt.Errorf("agent %s: %w", s.ID.Short(), ErrRevoked)
+	}
+	if _, err := s.keyAt(s.Epoch, now); err != nil {
+		return fmt.Errorf("key of agent %s, epoch %d: %w: it is from %s to %s", s.ID.Short(), s.Epoch, err,
+			s.NotBefore.UTC().Format(time.RFC3339), s.Expires.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
 // epochAt returns the epoch that the agent signs with at the time.
 func (s *KeyStatement) epochAt(now time.Time) uint64 {
 	if len(s.Previous) > 0 && now.Before(s.NotBefore) {
