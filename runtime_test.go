@@ -45,7 +45,7 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	store := must(memory.New(memory.Config{}))
 	t.Cleanup(func() { store.Close() })
-	registry := identity.NewRegistry(0)
+	registry := identity.NewRegistryWith(identity.RegistryConfig{Logger: quiet})
 	return &world{
 		t:        t,
 		network:  must(local.New(local.Config{})),

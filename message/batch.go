@@ -33,6 +33,8 @@ const fixedHeader = 384
 
 // signAlone makes a signature for m alone, or none in mode UnsignedUnsafe.
 func (s *Signer) signAlone(m *Message) error {
+	id := s.identity.Load()
+	m.epoch = id.Epoch()
 	header := appendHeader(make([]byte, 0, 512), m, false)
 	sign1 := cose.Sign1{Protected: header, Payload: m.body, Signature: make([]byte, ed25519.SignatureSize)}
 	if size := len(header) + len(m.body) + cose.Overhead; size > s.maxSize { // a bound; what counts is below
@@ -41,7 +43,7 @@ func (s *Signer) signAlone(m *Message) error {
 		}
 	}
 	if s.mode != UnsignedUnsafe {
-		sign1 = cose.Sign(s.identity, cose.DomainMessage, header, m.body)
+		sign1 = cose.Sign(id, cose.DomainMessage, header, m.body)
 	}
 	m.setRaw(sign1.Append(make([]byte, 0, len(header)+len(m.body)+cose.Overhead)))
 	s.signed.Inc()
@@ -58,14 +60,16 @@ func (s *Signer) signBatch(batch []*Message, w *workspace) {
 		_ = s.signAlone(batch[0]) // what fits with a proof fits without
 		return
 	}
+	id := s.identity.Load() // one for all: the root has one signature
 	for _, m := range batch {
+		m.epoch = id.Epoch()
 		start := len(w.headers)
 		w.headers = appendHeader(w.headers, m, true)
 		w.ends = append(w.ends, len(w.headers))
 		w.leaves = append(w.leaves, cose.Sign1{Protected: w.headers[start:], Payload: m.body}.Leaf(cose.DomainMessage))
 	}
 	w.tree.Build(w.leaves)
-	sign1 := cose.Sign1{Signature: cose.SignRoot(s.identity, batch[0].sender[:], w.tree.Root())}
+	sign1 := cose.Sign1{Signature: cose.SignRoot(id, batch[0].sender[:], w.tree.Root())}
 	start := 0
 	for i, m := range batch {
 		w.proof = w.tree.AppendProof(w.proof[:0], i)

@@ -96,6 +96,7 @@ type Message struct {
 	expires     int64 // seconds since 1970
 	session     uint64
 	sequence    uint64
+	epoch       uint64
 	raw         []byte
 	verified    bool
 }
@@ -144,6 +145,9 @@ func (m *Message) Session() uint64 { return m.session }
 
 // Sequence returns the number of the message in its session, counted from 1.
 func (m *Message) Sequence() uint64 { return m.sequence }
+
+// Epoch returns the epoch of the sender's key that signed the message; 0 is that of the root key.
+func (m *Message) Epoch() uint64 { return m.epoch }
 
 // Raw returns the signed bytes, which prove the message to others.
 func (m *Message) Raw() []byte { return m.raw }

@@ -105,7 +105,7 @@ func New(ctx context.Context, c *config.Config, o Options) (*Network, error) {
 		config:   c,
 		options:  o,
 		log:      o.Logger,
-		registry: identity.NewRegistry(0),
+		registry: identity.NewRegistryWith(identity.RegistryConfig{Logger: o.Logger}),
 		metrics:  observe.NewMetrics(),
 		params:   map[string][]string{},
 		names:    map[identity.ID]string{},
@@ -192,6 +192,11 @@ func (n *Network) addAgent(ctx context.Context, a config.Agent, name string) err
 	}
 	if err := n.enter(id.ID(), name); err != nil {
 		return err
+	}
+	if raw := id.Statement(); raw != nil { // discovery knows root keys only
+		if _, err := n.registry.RegisterKeys(raw); err != nil {
+			return err
+		}
 	}
 	c, err := n.runtimeConfig(a, name, id)
 	if err != nil {

@@ -2,7 +2,6 @@ package network
 
 import (
 	"context"
-	"crypto/ed25519"
 	"crypto/x509"
 	"fmt"
 	"net"
@@ -83,7 +82,7 @@ type tcpCarrier struct{ *tcp.Network }
 func (n *Network) newTCP(c *config.Config) (carrier, error) {
 	l := c.TCP.Links
 	wires, err := tcp.New(tcp.Config{
-		Listen: c.Listen, Peers: n.tcpPeers(), OnKey: n.proved,
+		Listen: c.Listen, Peers: n.tcpPeers(), Keys: n.registry,
 		Queue: n.queueOf(l), WhenFull: whenFull(l.WhenFull), MaxFrame: n.maxFrame(),
 		MaxConnections: l.MaxConnections, MaxPerAddress: l.MaxPerAddress, FrameRate: l.FrameRate, ByteRate: int(l.ByteRate),
 		HandshakeTimeout: time.Duration(l.HandshakeTimeout), IdleTimeout: time.Duration(l.IdleTimeout), Grace: time.Duration(l.Grace),
@@ -119,7 +118,7 @@ func (n *Network) newWebSocket(c *config.Config) (carrier, error) {
 		return nil, err
 	}
 	wires, err := websocket.New(websocket.Config{
-		Listen: c.Listen, Peers: n.webSocketPeers(), OnKey: n.proved,
+		Listen: c.Listen, Peers: n.webSocketPeers(), Keys: n.registry,
 		Proof: proofOf(w.Proof), Path: w.Path, Hosts: w.Hosts, OriginPatterns: w.Origins,
 		TrustedProxies: proxies, RootCAs: roots, InsecurePlaintext: c.Unsafe.Plaintext,
 		Queue: n.queueOf(l), WhenFull: whenFull(l.WhenFull), MaxFrame: n.maxFrame(),
@@ -197,11 +196,4 @@ func whenFull(policy string) transport.WhenFull {
 		return transport.DropNewest
 	}
 	return transport.Block
-}
-
-// proved enters the key of a peer that has shown that it holds it.
-func (n *Network) proved(id identity.ID, key ed25519.PublicKey) {
-	if err := n.registry.Register(id, key); err != nil {
-		n.log.Error("peer cannot be heard", "peer", n.names[id], "error", err)
-	}
 }
