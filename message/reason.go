@@ -17,9 +17,11 @@ const (
 	ErrUnsupported                       // a suite, mode or critical header that this version does not know
 	ErrUnknownSender                     // the sender is not in the registry
 	ErrMisaddressed                      // for another network, another agent or a topic that is not subscribed
+	ErrUnsealed                          // for this agent alone and not sealed, where sealing is required
 	ErrExpired                           // older than its expiry or than MaxAge
 	ErrNotYetValid                       // issued further in the future than Skew
 	ErrBadSignature                      // the sender's key did not sign these bytes
+	ErrUnopenable                        // the signature is fine, but none of this agent's sealing keys opens the body
 	ErrReplayed                          // accepted before, or too far behind to know
 	ErrStaleSession                      // the first message of a session that is older than what was seen last
 	ErrTooManySessions                   // the sender, or the agent's table of senders, is at its bound
@@ -33,9 +35,11 @@ var reasonNames = [reasonCount]string{
 	ErrUnsupported:     "unsupported",
 	ErrUnknownSender:   "unknown_sender",
 	ErrMisaddressed:    "misaddressed",
+	ErrUnsealed:        "unsealed",
 	ErrExpired:         "expired",
 	ErrNotYetValid:     "not_yet_valid",
 	ErrBadSignature:    "bad_signature",
+	ErrUnopenable:      "unopenable",
 	ErrReplayed:        "replayed",
 	ErrStaleSession:    "stale_session",
 	ErrTooManySessions: "too_many_sessions",
