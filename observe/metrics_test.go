@@ -52,6 +52,7 @@ converge_hook_failed_total{stage="post_receive"}
 converge_hook_failed_total{stage="pre_send"}
 converge_inbox_dropped_total
 converge_inbox_messages
+converge_messages_opened_total
 converge_messages_refused_total{reason="bad_signature"}
 converge_messages_refused_total{reason="expired"}
 converge_messages_refused_total{reason="malformed"}
@@ -63,7 +64,10 @@ converge_messages_refused_total{reason="stale_session"}
 converge_messages_refused_total{reason="too_large"}
 converge_messages_refused_total{reason="too_many_sessions"}
 converge_messages_refused_total{reason="unknown_sender"}
+converge_messages_refused_total{reason="unopenable"}
+converge_messages_refused_total{reason="unsealed"}
 converge_messages_refused_total{reason="unsupported"}
+converge_messages_sealed_total
 converge_messages_signed_total
 converge_messages_verified_total
 converge_signature_batches_total
