@@ -72,7 +72,20 @@ type Config struct {
 	// decisions of a turn then share a signature.
 	Signature message.Mode
 
-	// Verifier sets limits of verification; Self, Network, Keys and Marks are set by the runtime.
+	// Sealing opens what others have sealed for this agent. With PublishSealing, the runtime rotates it.
+	Sealing *identity.SealingKeys
+	// Recipients are the keys of others, to seal to: an identity.SealingSource, say.
+	Recipients message.SealingKeySource
+	// Seal is what becomes of sealed and of plain messages; the zero value is message.SealAllow. With
+	// message.SealRequired, all that the agent sends to one other is sealed, requests about tasks included, and
+	// all that comes to it alone has to be; Sealing and Recipients are then required.
+	Seal message.SealPolicy
+	// PublishSealing makes a new sealing key of the agent known to others, in its signed key statement. The
+	// runtime calls it at the start, for the key that there is, and after each rotation, and calls it again
+	// until it succeeds. Without it the runtime rotates nothing, and whoever owns Sealing does.
+	PublishSealing func(context.Context, identity.PublicSealingKey) error
+
+	// Verifier sets limits of verification; Self, Network, Keys, Marks, Sealing and Seal are set by the runtime.
 	Verifier message.VerifierConfig
 	// Marks, if set, keeps what the agent has accepted across restarts (see message.Marks): it then accepts
 	// nothing twice, and yet takes what was sent while it was away. Without it, a restarted agent refuses
@@ -107,7 +120,7 @@ func (c *Config) validate() error {
 	if err := message.CheckNetwork(c.Network); err != nil {
 		return fmt.Errorf("converge.Config.Network: %w", err)
 	}
-	return nil
+	return c.validateSealing()
 }
 
 func (c *Config) setDefaults() {
@@ -119,6 +132,7 @@ func (c *Config) setDefaults() {
 	c.DrainTimeout = cmp.Or(c.DrainTimeout, DefaultDrainTimeout)
 	c.Logger = cmp.Or(c.Logger, slog.Default())
 	c.Verifier.Self, c.Verifier.Network, c.Verifier.Keys = c.Identity.ID(), c.Network, c.Registry
+	c.Verifier.Sealing, c.Verifier.Seal = c.Sealing, c.Seal
 	c.Tasks = orNil(c.Tasks)
 	if c.hasRemoteTasks() {
 		c.Inbox.WhenFull = transport.DropNewest
@@ -164,6 +178,7 @@ func New(c Config) (*Runtime, error) {
 	var err error
 	r.signer, err = message.NewSigner(message.SignerConfig{
 		Identity: c.Identity, Network: c.Network, Mode: c.Signature, MaxSize: c.Verifier.MaxSize,
+		Recipients: c.Recipients, Seal: c.Seal,
 	})
 	if err != nil {
 		return nil, err
@@ -302,6 +317,7 @@ func (r *Runtime) runStarted(ctx context.Context) error {
 	r.giveUp = cancel
 	var receiving sync.WaitGroup
 	receiving.Go(func() { r.receive(ctx, cancel) })
+	defer r.tendSealing(ctx)()
 	stopReceiving := func() { cancel(nil); receiving.Wait() }
 	leave, err := r.join(ctx)
 	if err != nil {

@@ -20,7 +20,9 @@ import (
 type Stats struct {
 	Signed    uint64              // messages signed
 	Batches   uint64              // signatures that several of them share
+	Sealed    uint64              // of the signed ones, those whose bodies are sealed
 	Verified  uint64              // frames that passed verification
+	Opened    uint64              // of them, those that were sealed
 	Refused   map[string]uint64   // frames that did not, by message.Reason
 	Lost      uint64              // frames that the transport's queue dropped
 	Hooks     transport.HookStats // messages that hooks dropped or failed on
@@ -62,7 +64,9 @@ func (r *Runtime) Stats() Stats {
 	s := Stats{
 		Signed:    r.signer.Signed(),
 		Batches:   r.signer.Batches(),
+		Sealed:    r.signer.Sealed(),
 		Verified:  r.verifier.Verified(),
+		Opened:    r.verifier.Opened(),
 		Refused:   r.verifier.Refused(),
 		Hooks:     r.hooked.Stats(),
 		Ingress:   map[string]uint64{},

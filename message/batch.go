@@ -25,7 +25,7 @@ func (s *Signer) canBatch(m *Message) bool {
 	for _, t := range m.topics {
 		size += len(m.network) + len(topicInfix) + len(t.text) + 9
 	}
-	return size <= s.maxSize
+	return size+m.sealing.overhead() <= s.maxSize
 }
 
 // fixedHeader bounds the protected header without the texts that an agent chooses.
@@ -35,17 +35,18 @@ const fixedHeader = 384
 func (s *Signer) signAlone(m *Message) error {
 	id := s.identity.Load()
 	m.epoch = id.Epoch()
-	header := appendHeader(make([]byte, 0, 512), m, false)
-	sign1 := cose.Sign1{Protected: header, Payload: m.body, Signature: make([]byte, ed25519.SignatureSize)}
-	if size := len(header) + len(m.body) + cose.Overhead; size > s.maxSize { // a bound; what counts is below
+	header := appendHeader(make([]byte, 0, 512+m.sealing.overhead()), m, false)
+	body := m.payload(header)
+	sign1 := cose.Sign1{Protected: header, Payload: body, Signature: make([]byte, ed25519.SignatureSize)}
+	if size := len(header) + len(body) + cose.Overhead; size > s.maxSize { // a bound; what counts is below
 		if size = len(sign1.Append(nil)); size > s.maxSize {
 			return draftError("Draft.Body: with its envelope %w", sizeError(size, s.maxSize))
 		}
 	}
 	if s.mode != UnsignedUnsafe {
-		sign1 = cose.Sign(id, cose.DomainMessage, header, m.body)
+		sign1 = cose.Sign(id, cose.DomainMessage, header, body)
 	}
-	m.setRaw(sign1.Append(make([]byte, 0, len(header)+len(m.body)+cose.Overhead)))
+	m.setRaw(sign1.Append(make([]byte, 0, len(header)+len(body)+cose.Overhead)))
 	s.signed.Inc()
 	return nil
 }
@@ -66,24 +67,29 @@ func (s *Signer) signBatch(batch []*Message, w *workspace) {
 		start := len(w.headers)
 		w.headers = appendHeader(w.headers, m, true)
 		w.ends = append(w.ends, len(w.headers))
-		w.leaves = append(w.leaves, cose.Sign1{Protected: w.headers[start:], Payload: m.body}.Leaf(cose.DomainMessage))
+		w.bodies = append(w.bodies, m.payload(w.headers[start:]))
+		w.leaves = append(w.leaves, cose.Sign1{Protected: w.headers[start:], Payload: w.bodies[len(w.bodies)-1]}.Leaf(cose.DomainMessage))
 	}
 	w.tree.Build(w.leaves)
 	sign1 := cose.Sign1{Signature: cose.SignRoot(id, batch[0].sender[:], w.tree.Root())}
 	start := 0
 	for i, m := range batch {
 		w.proof = w.tree.AppendProof(w.proof[:0], i)
-		sign1.Protected, sign1.Proof, sign1.Payload = w.headers[start:w.ends[i]], w.proof, m.body
+		sign1.Protected, sign1.Proof, sign1.Payload = w.headers[start:w.ends[i]], w.proof, w.bodies[i]
 		start = w.ends[i]
-		m.setRaw(w.frames.keep(sign1.Append(w.frames.room(len(sign1.Protected) + len(w.proof) + len(m.body) + cose.Overhead))))
+		m.setRaw(w.frames.keep(sign1.Append(w.frames.room(len(sign1.Protected) + len(w.proof) + len(w.bodies[i]) + cose.Overhead))))
 	}
 	s.signed.Add(uint64(len(batch)))
 	s.batches.Inc()
 }
 
-// setRaw makes raw, which ends in the body and the signature, the bytes of m.
+// setRaw makes raw, which ends in the body and the signature, the bytes of m. A sealed message keeps the body
+// that it has.
 func (m *Message) setRaw(raw []byte) {
 	m.raw = raw
+	if m.sealed {
+		return
+	}
 	end := len(raw) - ed25519.SignatureSize - 2
 	m.body = raw[end-len(m.body) : end : end]
 }
@@ -94,6 +100,7 @@ type workspace struct {
 	batch    []*Message // those of messages that share a signature
 	headers  []byte     // one after the other
 	ends     []int      // of the headers
+	bodies   [][]byte   // as they are sent
 	leaves   []cose.Hash
 	tree     cose.Tree
 	proof    []byte
@@ -104,7 +111,8 @@ type workspace struct {
 func (w *workspace) reset() {
 	clear(w.messages)
 	clear(w.batch)
-	w.messages, w.batch, w.headers, w.ends, w.leaves = w.messages[:0], w.batch[:0], w.headers[:0], w.ends[:0], w.leaves[:0]
+	clear(w.bodies)
+	w.messages, w.batch, w.headers, w.ends, w.bodies, w.leaves = w.messages[:0], w.batch[:0], w.headers[:0], w.ends[:0], w.bodies[:0], w.leaves[:0]
 	w.frames.reset()
 }
 

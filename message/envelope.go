@@ -56,6 +56,7 @@ type envelope struct {
 	inReplyTo   ID
 	trace       []byte
 	epoch       uint64
+	sealing     []byte // the value of the sealing header, or nil
 }
 
 // Details of [ErrMalformed] and [ErrUnsupported]; fixed values, because strangers cause them.
@@ -69,6 +70,8 @@ var (
 	errCritical  = errors.New("a critical header is unknown")
 	errVDS       = errors.New("vds is not 1 (SHA-256 Merkle tree)")
 	errMode      = errors.New("vds and the inclusion proof stand only together")
+
+	errSealingCritical = errors.New("the sealing header is critical, and only with it there is a critical header")
 )
 
 // decode reads a frame into e. The error is nil or has the reason [ErrMalformed] or [ErrUnsupported].
@@ -104,7 +107,7 @@ func (e *envelope) decodeHeader(protected []byte) (Reason, error) {
 	r := cose.NewReader(protected)
 	var keys cose.Keys
 	var saw int
-	var batch bool
+	var batch, critical bool
 	for n := r.Map(); n > 0 && r.Err() == nil; n-- {
 		label, known := keys.Label(&r)
 		switch {
@@ -121,7 +124,15 @@ func (e *envelope) decodeHeader(protected []byte) (Reason, error) {
 				return unsupported(&r, errAlg)
 			}
 		case label == cose.LabelCrit:
-			return unsupported(&r, errCritical)
+			critical = true
+			if r.Array() != 1 || r.Int() != labelSealing {
+				return unsupported(&r, errCritical)
+			}
+		case label == labelSealing:
+			e.sealing = r.Bytes()
+			if reason, err := checkSealing(e.sealing); reason != 0 && r.Err() == nil {
+				return reason, err
+			}
 		case label == cose.LabelContentType:
 			saw |= sawContentType
 			e.contentType = r.Text()
@@ -148,6 +159,9 @@ func (e *envelope) decodeHeader(protected []byte) (Reason, error) {
 	}
 	if batch != (e.sign1.Proof != nil) {
 		return ErrMalformed, errMode
+	}
+	if critical != (e.sealing != nil) {
+		return ErrMalformed, errSealingCritical
 	}
 	return 0, nil
 }
@@ -290,6 +304,7 @@ func (e *envelope) message(raw []byte, a audience, verified bool) *Message {
 		session:     e.session,
 		sequence:    e.sequence,
 		epoch:       e.epoch,
+		sealed:      e.sealing != nil,
 		raw:         raw,
 		verified:    verified,
 	}
@@ -394,9 +409,16 @@ func appendHeader(b []byte, m *Message, batch bool) []byte {
 	if batch {
 		pairs++
 	}
+	if m.sealing != nil {
+		pairs += 2
+	}
 	b = cose.AppendMap(b, pairs)
 	b = cose.AppendInt(b, cose.LabelAlg)
 	b = cose.AppendInt(b, cose.AlgEdDSA)
+	if m.sealing != nil {
+		b = cose.AppendInt(b, cose.LabelCrit)
+		b = cose.AppendInt(cose.AppendArray(b, 1), labelSealing)
+	}
 	b = cose.AppendInt(b, cose.LabelContentType)
 	b = cose.AppendText(b, m.contentType)
 	b = cose.AppendInt(b, cose.LabelKid)
@@ -408,6 +430,9 @@ func appendHeader(b []byte, m *Message, batch bool) []byte {
 	if batch {
 		b = cose.AppendInt(b, cose.LabelVDS)
 		b = cose.AppendInt(b, cose.VDSMerkle)
+	}
+	if m.sealing != nil {
+		b = cose.AppendBytes(cose.AppendInt(b, labelSealing), m.sealing.header)
 	}
 	return b
 }

@@ -77,6 +77,16 @@ type Draft struct {
 	TaskID      string        // the task that it is about, if any
 	InReplyTo   ID            // the message that it answers, if any
 	Trace       string        // W3C trace context (a traceparent value), if any
+
+	// Seal has the body encrypted, so that only its recipients can read it: To, or, for a message to topics or
+	// to everybody, the agents of SealTo. Everything else stays readable. It needs SignerConfig.Recipients.
+	Seal bool
+	// SealTo names those who can read a message to topics or to everybody, which is then sealed: at most
+	// MaxSealTo, none twice. Other subscribers refuse it. With To it is an error.
+	SealTo []identity.ID
+	// Public says that the body of a message to topics or to everybody is for all to read, also where the
+	// signer's policy is SealRequired, which otherwise refuses what names nobody to seal it to.
+	Public bool
 }
 
 // Message is a signed message. It is immutable and safe for concurrent use; slices that its methods
@@ -99,6 +109,9 @@ type Message struct {
 	epoch       uint64
 	raw         []byte
 	verified    bool
+	sealed      bool     // the sender sealed the body
+	opened      bool     // and body is what was sealed
+	sealing     *sealing // while it is being signed
 }
 
 // ID returns the message's ID.
@@ -119,7 +132,7 @@ func (m *Message) Topics() []Topic { return m.topics }
 // Broadcast reports whether the message is for every agent of the network.
 func (m *Message) Broadcast() bool { return m.to.IsZero() && len(m.topics) == 0 }
 
-// Body returns the body.
+// Body returns the body: of a sealed message the plain text, unless [ParseUnsafe] read it.
 func (m *Message) Body() []byte { return m.body }
 
 // ContentType returns the media type of the body.
@@ -149,7 +162,11 @@ func (m *Message) Sequence() uint64 { return m.sequence }
 // Epoch returns the epoch of the sender's key that signed the message; 0 is that of the root key.
 func (m *Message) Epoch() uint64 { return m.epoch }
 
-// Raw returns the signed bytes, which prove the message to others.
+// Sealed reports whether the sender sealed the body, so that only its recipients can read it. It does not
+// say that there is a plain text in Body: what [ParseUnsafe] read is as it was sent; see [Message.Open].
+func (m *Message) Sealed() bool { return m.sealed }
+
+// Raw returns the signed bytes, which prove the message to others. Those of a sealed message are sealed.
 func (m *Message) Raw() []byte { return m.raw }
 
 // Verified reports whether the message was signed by a [Signer] or accepted by a [Verifier]. It is false

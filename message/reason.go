@@ -22,9 +22,11 @@ const (
 	ErrUnknownEpoch                      // signed in a key epoch that does not count: never, not yet known, or no more
 	ErrKeyNotInForce                     // the sender's key is not valid yet, or has expired
 	ErrMisaddressed                      // for another network, another agent or a topic that is not subscribed
+	ErrUnsealed                          // for this agent alone and not sealed, where sealing is required
 	ErrExpired                           // older than its expiry or than MaxAge
 	ErrNotYetValid                       // issued further in the future than Skew
 	ErrBadSignature                      // the sender's key did not sign these bytes
+	ErrUnopenable                        // the signature is fine, but none of this agent's sealing keys opens the body
 	ErrReplayed                          // accepted before, or too far behind to know
 	ErrStaleSession                      // the first message of a session that is older than what was seen last
 	ErrTooManySessions                   // the sender, or the agent's table of senders, is at its bound
@@ -42,9 +44,11 @@ var reasonNames = [reasonCount]string{
 	ErrUnknownEpoch:    "unknown_epoch",
 	ErrKeyNotInForce:   "key_not_in_force",
 	ErrMisaddressed:    "misaddressed",
+	ErrUnsealed:        "unsealed",
 	ErrExpired:         "expired",
 	ErrNotYetValid:     "not_yet_valid",
 	ErrBadSignature:    "bad_signature",
+	ErrUnopenable:      "unopenable",
 	ErrReplayed:        "replayed",
 	ErrStaleSession:    "stale_session",
 	ErrTooManySessions: "too_many_sessions",

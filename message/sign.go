@@ -27,6 +27,9 @@ type SignerConfig struct {
 	Mode     Mode               // the zero value is Batch
 	MaxSize  int                // bytes of an envelope; 0 means DefaultMaxSize
 	Now      func() time.Time   // the clock that stamps messages; nil means time.Now
+
+	Recipients SealingKeySource // whose keys bodies are sealed to; nil means that none can be
+	Seal       SealPolicy       // the zero value is SealAllow
 }
 
 // Signer turns drafts into signed messages of one agent. It is the only thing that sets a sender, and
@@ -46,6 +49,10 @@ type Signer struct {
 	group    group.Commit[*Message]
 	signed   stat.Counter
 	batches  stat.Counter
+
+	recipients SealingKeySource // nil if the policy is SealOff
+	seal       SealPolicy
+	sealed     stat.Counter
 }
 
 // NewSigner checks the configuration and returns a signer.
@@ -62,6 +69,9 @@ func NewSigner(c SignerConfig) (*Signer, error) {
 	if c.Mode > UnsignedUnsafe {
 		return nil, fmt.Errorf("message.SignerConfig.Mode: %d is no mode", c.Mode)
 	}
+	if err := c.checkSealing(); err != nil {
+		return nil, err
+	}
 	var session [8]byte
 	rand.Read(session[:])
 	s := &Signer{
@@ -70,6 +80,9 @@ func NewSigner(c SignerConfig) (*Signer, error) {
 		maxSize: cmp.Or(c.MaxSize, DefaultMaxSize),
 		now:     orNow(c.Now),
 		session: binary.BigEndian.Uint64(session[:]),
+
+		recipients: c.Recipients,
+		seal:       c.Seal,
 	}
 	s.identity.Store(c.Identity)
 	return s, nil
@@ -104,8 +117,11 @@ func (s *Signer) Signed() uint64 { return s.signed.Load() }
 // Batches returns how many signatures s has made for more than one message.
 func (s *Signer) Batches() uint64 { return s.batches.Load() }
 
-// Sign stamps the draft with sender, network, id, issue time, expiry, session and sequence, and signs
-// it. In mode [Batch], drafts that come while another signature is being made are signed together; one
+// Sealed returns how many of the messages that s has signed are sealed.
+func (s *Signer) Sealed() uint64 { return s.sealed.Load() }
+
+// Sign stamps the draft with sender, network, id, issue time, expiry, session and sequence, seals it if that
+// is due, and signs it. In mode [Batch], drafts that come while another signature is being made are signed together; one
 // that comes alone is signed at once. The body is copied. Errors wrap [ErrDraft] and name the field at
 // fault, or are ctx's.
 func (s *Signer) Sign(ctx context.Context, d Draft) (*Message, error) {
@@ -117,11 +133,14 @@ func (s *Signer) Sign(ctx context.Context, d Draft) (*Message, error) {
 	}
 	m := &Message{}
 	s.stamp(m, &d, s.now())
+	if err := s.prepareSealing(m, &d); err != nil {
+		return nil, err
+	}
 	sign := s.signAlone
 	if s.canBatch(m) {
 		sign = s.joinGroup
 	}
-	if err := sign(m); err != nil {
+	if err := s.endSealing(m, sign(m)); err != nil {
 		return nil, err
 	}
 	return m, nil
@@ -178,7 +197,7 @@ func (s *Signer) signSome(ctx context.Context, drafts []Draft, first int, w *wor
 	}
 	s.signBatch(w.batch, w)
 	for i := range some {
-		if err := errs[i]; err != nil {
+		if err := s.endSealing(&w.messages[i], errs[i]); err != nil {
 			use(first+i, nil, err)
 		} else {
 			use(first+i, &w.messages[i], nil)
@@ -195,6 +214,9 @@ func (s *Signer) prepare(ctx context.Context, m *Message, d *Draft, now time.Tim
 		return err
 	}
 	s.stamp(m, d, now)
+	if err := s.prepareSealing(m, d); err != nil {
+		return err
+	}
 	if !s.canBatch(m) {
 		return s.signAlone(m)
 	}
@@ -268,7 +290,7 @@ func (s *Signer) fault(d *Draft) error {
 	if !isPrintable([]byte(d.Trace)) || len(d.Trace) > MaxTrace {
 		return fmt.Errorf("Draft.Trace: %.160q is not up to %d printable ASCII characters", d.Trace, MaxTrace)
 	}
-	return nil
+	return s.sealingFault(d)
 }
 
 // maxTTL keeps an expiry from overflowing; what receivers allow is far less.

@@ -32,3 +32,18 @@ func TestEveryBitFlipInBatchesOfManyShapesIsRefused(t *testing.T) {
 		flipEveryBit(t, newVerifier(bob, newClock()), b.frame(index))
 	}
 }
+
+// TestEveryBitFlipOfSealedMessagesIsRefused is the full version of TestEverySingleBitFlipOfASealedMessageIsRefused.
+func TestEveryBitFlipOfSealedMessagesIsRefused(t *testing.T) {
+	other := newEnvelope(noon, direct(bob)).numbered(1, 2)
+	flipEveryBitSealed(t, map[string][]byte{
+		"hybrid":      edited(direct(bob), sealed(bobHybrid)).raw(),
+		"several":     edited(direct(bob), sealed(bobX, carolX)).raw(),
+		"two suites":  edited(direct(bob), sealed(bobX, carolHybrid)).raw(),
+		"batch":       newBatch(edited(direct(bob), head(labelVDS, 1), sealed(bobX)), other).frame(0),
+		"in a batch":  newBatch(edited(network, head(labelVDS, 1), sealed(bobHybrid, carolX)), other).frame(0),
+		"by a topic":  edited(network+"/topic/orders.created", sealed(bobX)).raw(),
+		"empty":       edited(direct(bob), func(e *envelope) { e.body = nil }, sealed(bobX)).raw(),
+		"every field": edited(direct(bob), claim(claimTaskID, "t"), claim(claimTrace, "00"), sealed(bobX)).raw(),
+	})
+}

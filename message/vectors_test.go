@@ -41,6 +41,9 @@ type vector struct {
 	Envelope      string   `json:"envelope"`
 	Reason        string   `json:"reason,omitempty"`
 	Message       *fields  `json:"message,omitempty"`
+
+	SealingKeys []vectorKey `json:"sealing_keys,omitempty"`
+	Seal        string      `json:"seal,omitempty"`
 }
 
 // fields are those of an accepted message.
@@ -99,6 +102,7 @@ func (v vector) verify(t *testing.T) (*message.Message, error) {
 	}
 	verifier, err := message.NewVerifier(message.VerifierConfig{
 		Self: must(identity.ParseID(v.Receiver)), Network: v.Network, Keys: keys, MaxSize: v.MaxSize, Now: clock.Now,
+		Sealing: v.sealing(t), Seal: must(message.ParseSealPolicy(v.Seal)),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -144,7 +148,7 @@ func TestRefusedVectors(t *testing.T) {
 		missing[reason.String()] = true
 	}
 	delete(missing, message.ErrNoMarks.String()) // no frame is to blame for it
-	for _, v := range readVectors(t, "refused.json") {
+	for _, v := range slices.Concat(readVectors(t, "refused.json"), refusedOf(readVectors(t, sealedVectorFile))) {
 		m, err := v.verify(t)
 		refusal, ok := err.(*message.Refusal)
 		if !ok || refusal.Reason.String() != v.Reason {
@@ -194,7 +198,7 @@ func TestWorkedExampleOfTheFormatIsAVector(t *testing.T) {
 	}
 }
 
-func readVectors(t *testing.T, file string) []vector {
+func readVectors(t testing.TB, file string) []vector {
 	t.Helper()
 	decoder := json.NewDecoder(bytes.NewReader(must(os.ReadFile(filepath.Join(vectorFolder, file)))))
 	decoder.DisallowUnknownFields()

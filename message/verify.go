@@ -40,6 +40,11 @@ type VerifierConfig struct {
 	MaxSenders int              // senders remembered by the replay window; 0 means DefaultMaxSenders
 	Marks      *Marks           // keeps the replay window across restarts; nil means that it is lost
 	Now        func() time.Time // nil means time.Now
+
+	// Sealing opens sealed bodies; nil means that sealed messages are refused as [ErrUnopenable]. Its overlap
+	// has to cover MaxAge and twice Skew, or messages under way could not be opened after a rotation.
+	Sealing *identity.SealingKeys
+	Seal    SealPolicy // the zero value is SealAllow; SealRequired needs Sealing
 }
 
 // Verifier decides which received bytes become messages of one agent. It is safe for concurrent use.
@@ -65,6 +70,10 @@ type Verifier struct {
 	roots         rootCache
 	verified      stat.Counter
 	refused       stat.Vec[Reason]
+
+	sealing *identity.SealingKeys // nil if the policy is SealOff
+	seal    SealPolicy
+	opened  stat.Counter
 }
 
 // NewVerifier checks the configuration and returns a verifier.
@@ -91,6 +100,11 @@ func NewVerifier(c VerifierConfig) (*Verifier, error) {
 		skew:    cmp.Or(c.Skew, DefaultSkew),
 		maxAge:  cmp.Or(c.MaxAge, DefaultMaxAge),
 		now:     orNow(c.Now),
+		sealing: c.Sealing,
+		seal:    c.Seal,
+	}
+	if err := v.checkSealing(); err != nil {
+		return nil, err
 	}
 	v.subscriptions.Store(new([]Pattern))
 	v.replay = newReplayGuard(v.now(), v.maxAge+v.skew, cmp.Or(c.MaxSenders, DefaultMaxSenders))
@@ -139,8 +153,9 @@ func indexOf(patterns []Pattern, p Pattern) int {
 
 // Verify returns the message in raw if it passes every check, and otherwise a [*Refusal]. It takes
 // ownership of raw: the message aliases it. The checks go from cheap to dear: size, encoding, sender
-// known and its key in force, audience, freshness, replay (looked up), signature, replay (recorded). A frame that fails any
-// of them changes nothing but a counter. With [Marks] it may wait for a write of theirs, for as long as
+// known and its key in force, audience, freshness, replay (looked up), signature, opening of what is sealed,
+// replay (recorded). A frame that fails any of them changes nothing but a counter. With [Marks] it may wait for a
+// write of theirs, for as long as
 // MarksConfig.Wait at most.
 func (v *Verifier) Verify(raw []byte) (*Message, error) {
 	var e envelope
@@ -150,6 +165,9 @@ func (v *Verifier) Verify(raw []byte) (*Message, error) {
 		return nil, &Refusal{Reason: reason, Sender: e.sender, Size: len(raw), Err: err}
 	}
 	v.verified.Inc()
+	if m.opened {
+		v.opened.Inc()
+	}
 	return m, nil
 }
 
@@ -168,6 +186,9 @@ func (v *Verifier) verify(raw []byte, e *envelope) (*Message, Reason, error) {
 	if reason != 0 {
 		return nil, reason, nil
 	}
+	if v.seal == SealRequired && !audience.to.IsZero() && e.sealing == nil {
+		return nil, ErrUnsealed, nil
+	}
 	now := v.now()
 	if reason := v.freshness(e, now); reason != 0 {
 		return nil, reason, nil
@@ -178,10 +199,16 @@ func (v *Verifier) verify(raw []byte, e *envelope) (*Message, Reason, error) {
 	if reason, err := v.signature(e, key.Public); reason != 0 {
 		return nil, reason, err
 	}
+	body, err := v.open(e)
+	if err != nil {
+		return nil, ErrUnopenable, err
+	}
 	if reason := v.replay.accept(e, now.UnixMilli()); reason != 0 {
 		return nil, reason, nil
 	}
-	return e.message(raw, audience, true), 0, nil
+	m := e.message(raw, audience, true)
+	m.body, m.opened = body, m.sealed
+	return m, 0, nil
 }
 
 // signature reports why key did not sign the message, alone or in a batch.
@@ -244,13 +271,16 @@ func (v *Verifier) freshness(e *envelope, now time.Time) Reason {
 // Verified returns how many messages v has accepted.
 func (v *Verifier) Verified() uint64 { return v.verified.Load() }
 
+// Opened returns how many of the messages that v has accepted were sealed.
+func (v *Verifier) Opened() uint64 { return v.opened.Load() }
+
 // Refused returns how many frames v has refused, by the name of the [Reason]; every reason is there.
 func (v *Verifier) Refused() map[string]uint64 { return v.refused.Snapshot() }
 
 // ParseUnsafe reads a frame WITHOUT checking who sent it, to whom, when, or how often: anybody can
 // have made it. It is for tools that look at frames, and for networks whose configuration asks for
-// unverified receive by name. [Message.Verified] is false for what it returns. It takes ownership of
-// raw. Errors are [*Refusal].
+// unverified receive by name. [Message.Verified] is false for what it returns, and the body of a sealed
+// message is as it was sent: nothing is opened. It takes ownership of raw. Errors are [*Refusal].
 func ParseUnsafe(raw []byte) (*Message, error) {
 	var e envelope
 	if len(raw) > DefaultMaxSize {

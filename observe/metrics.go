@@ -136,7 +136,9 @@ func Sum(all ...converge.Stats) converge.Stats {
 	for _, s := range all {
 		sum.Signed += s.Signed
 		sum.Batches += s.Batches
+		sum.Sealed += s.Sealed
 		sum.Verified += s.Verified
+		sum.Opened += s.Opened
 		sum.Lost += s.Lost
 		sum.Inbox += s.Inbox
 		sum.Overflow += s.Overflow

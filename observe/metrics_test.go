@@ -56,6 +56,7 @@ converge_inbox_messages
 converge_inbox_withdrawn_total{reason="quarantined"}
 converge_inbox_withdrawn_total{reason="revoked"}
 converge_inbox_withdrawn_total{reason="unknown_epoch"}
+converge_messages_opened_total
 converge_messages_refused_total{reason="bad_signature"}
 converge_messages_refused_total{reason="expired"}
 converge_messages_refused_total{reason="key_not_in_force"}
@@ -71,7 +72,10 @@ converge_messages_refused_total{reason="too_large"}
 converge_messages_refused_total{reason="too_many_sessions"}
 converge_messages_refused_total{reason="unknown_epoch"}
 converge_messages_refused_total{reason="unknown_sender"}
+converge_messages_refused_total{reason="unopenable"}
+converge_messages_refused_total{reason="unsealed"}
 converge_messages_refused_total{reason="unsupported"}
+converge_messages_sealed_total
 converge_messages_signed_total
 converge_messages_verified_total
 converge_signature_batches_total
