@@ -28,6 +28,9 @@ const (
 	DomainBallot     Domain = "converge/ballot/v1"
 	DomainHandshake  Domain = "converge/handshake/v1"
 	DomainBatch      Domain = "converge/batch/v1"
+	DomainPool       Domain = "converge/pool/v1"
+	DomainMember     Domain = "converge/member/v1"
+	DomainPoolToken  Domain = "converge/pool-token/v1"
 )
 
 // Labels of the COSE header parameters that Converge uses (IANA registry "COSE Header Parameters").

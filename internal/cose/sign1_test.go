@@ -28,6 +28,7 @@ var testKey = key{ed25519.NewKeyFromSeed(bytes.Repeat([]byte{1}, ed25519.SeedSiz
 var domains = []cose.Domain{
 	cose.DomainMessage, cose.DomainDescriptor, cose.DomainKeys,
 	cose.DomainDelegation, cose.DomainReceipt, cose.DomainBallot, cose.DomainHandshake, cose.DomainBatch,
+	cose.DomainPool, cose.DomainMember, cose.DomainPoolToken,
 }
 
 // header is a protected header that any COSE library understands.
