@@ -21,6 +21,11 @@ import (
 type Config struct {
 	Store store.Store // where the tasks are, under the keys that start with "task/". Required.
 
+	// Member reports whether an agent is a member of a pool; pool.Manager.IsMember is one. Only members see,
+	// claim, end and submit the tasks of a pool. nil means that there are no members. It has to be quick and
+	// safe for concurrent use.
+	Member func(pool string, agent identity.ID) bool
+
 	Now             func() time.Time // nil means time.Now; timers follow the real clock in any case
 	DefaultClaimTTL time.Duration    // for tasks that name none; 0 means 30 s
 	MaxPending      int              // pending tasks beyond which Submit returns ErrFull, while attached; 0 means 1,000,000
@@ -35,6 +40,7 @@ type Config struct {
 // what is due.
 type Manager struct {
 	store      store.Store
+	member     func(pool string, agent identity.ID) bool
 	now        func() time.Time
 	defaultTTL time.Duration
 	maxPending int
@@ -59,6 +65,7 @@ type Manager struct {
 func New(c Config) (*Manager, error) {
 	m := &Manager{
 		store:      c.Store,
+		member:     c.Member,
 		now:        c.Now,
 		defaultTTL: cmp.Or(c.DefaultClaimTTL, 30*time.Second),
 		maxPending: cmp.Or(c.MaxPending, 1000000),
@@ -125,6 +132,9 @@ func (m *Manager) submit(ctx context.Context, s Spec) (*record, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !m.admits(s.Pool, s.Submitter) {
+		return nil, ErrNotMember
+	}
 	now := m.now()
 	if !s.Deadline.IsZero() && !s.Deadline.After(now) {
 		return nil, invalid("Deadline %v is over", s.Deadline)
@@ -176,7 +186,7 @@ func (m *Manager) Claim(ctx context.Context, id string, p Profile) (Claim, Task,
 	lapsed := false
 	r, err := m.change(ctx, id, func(r *record, now int64) (*record, error) {
 		lapsed = r.lapsed(now)
-		return r.assign(&p, now)
+		return m.ofMember(p.Agent)(r.assign(&p, now))
 	})
 	if err != nil {
 		return Claim{}, Task{}, taskError("claim", id, err)
@@ -191,7 +201,7 @@ func (m *Manager) Claim(ctx context.Context, id string, p Profile) (Claim, Task,
 // Heartbeat lets a claim last for the task's ClaimTTL from now, though not beyond its deadline, and
 // returns it with the new expiry. It returns [ErrClaimLost] or [ErrTerminal] as Report does.
 func (m *Manager) Heartbeat(ctx context.Context, c Claim) (Claim, error) {
-	r, err := m.change(ctx, c.TaskID, func(r *record, now int64) (*record, error) { return r.extend(&c, now) })
+	r, err := m.change(ctx, c.TaskID, func(r *record, now int64) (*record, error) { return m.ofMember(c.Agent)(r.extend(&c, now)) })
 	if err != nil {
 		return Claim{}, taskError("heartbeat for", c.TaskID, err)
 	}
@@ -207,7 +217,7 @@ func (m *Manager) Report(ctx context.Context, c Claim, result []byte, mediaType 
 	}
 	o := newOutcome(bytes.Clone(result), mediaType, "")
 	r, err := m.change(ctx, c.TaskID, func(r *record, now int64) (*record, error) {
-		return r.end(&c, Completed, o, now)
+		return m.ofMember(c.Agent)(r.end(&c, Completed, o, now))
 	})
 	if err != nil {
 		return Task{}, taskError("report", c.TaskID, err)
@@ -220,7 +230,7 @@ func (m *Manager) Report(ctx context.Context, c Claim, result []byte, mediaType 
 func (m *Manager) Fail(ctx context.Context, c Claim, reason string) (Task, error) {
 	o := newOutcome(nil, "", fitReason(reason))
 	r, err := m.change(ctx, c.TaskID, func(r *record, now int64) (*record, error) {
-		return r.end(&c, Failed, o, now)
+		return m.ofMember(c.Agent)(r.end(&c, Failed, o, now))
 	})
 	if err != nil {
 		return Task{}, taskError("fail", c.TaskID, err)
@@ -266,6 +276,9 @@ func (m *Manager) visible(p *Profile, limit int) []*record {
 	if limit <= 0 {
 		return nil
 	}
+	member := *p
+	member.Pools = m.poolsOf(p)
+	p = &member
 	now := m.clock()
 	x := m.index.Load()
 	if x == nil {
