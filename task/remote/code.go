@@ -29,6 +29,7 @@ const (
 	codeMalformed   // with a text
 	codeBusy        // ask again later
 	codeLater       // not carried out, since the answer has no more room: ask again
+	codeNotMember
 )
 
 // errorOf has the errors that keep their identity across the wire.
@@ -48,6 +49,7 @@ var errorOf = map[code]error{
 	codeUnavailable:  ErrUnavailable,
 	codeMalformed:    ErrProtocol,
 	codeBusy:         ErrUnavailable,
+	codeNotMember:    task.ErrNotMember,
 }
 
 // failure is why something was not done, as it is told.
@@ -59,6 +61,9 @@ type failure struct {
 // failureOf tells what a client may know of an error. Of an invalid argument it is told what is wrong
 // with it, which concerns nothing but the argument.
 func failureOf(err error) failure {
+	if errors.Is(err, task.ErrNotMember) {
+		return failure{code: codeNotMember}
+	}
 	for c := codeNotFound; c < codeUnavailable; c++ {
 		if !errors.Is(err, errorOf[c]) {
 			continue
