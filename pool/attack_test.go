@@ -394,7 +394,7 @@ func TestIdentityChurnFillsNeitherMemoryNorStore(t *testing.T) {
 		spec := open("p")
 		spec.MaxMembers = 5
 		create(t, m, spec)
-		for i := range byte(60) {
+		for i := range byte(25) {
 			time.Sleep(time.Second) // the longest gone are forgotten first
 			join(t, m, agent(100+i), "p")
 			if err := m.Leave(t.Context(), agent(100+i), "p"); err != nil {
@@ -427,7 +427,7 @@ func TestFloodOfMemberships(t *testing.T) {
 		join(t, m, bob, "p")
 		other := newManager(t, own)
 		create(t, other, open("p"))
-		for i := range byte(60) {
+		for i := range byte(25) {
 			join(t, other, agent(100+i), "p")
 			overwrite(t, s, memberKey("p", agent(100+i)), entryOf(t, own, memberKey("p", agent(100+i))))
 		}

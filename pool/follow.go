@@ -149,7 +149,7 @@ func (f *follower) wait(ctx context.Context) bool {
 // follow returns the error that ends the watch.
 func (f *follower) follow(ctx context.Context) error {
 	generation := f.m.nextPass()
-	for ev, err := range f.m.store.Watch(ctx, f.m.prefix(), f.at) {
+	for ev, err := range f.m.store.Watch(ctx, f.m.prefix, f.at) {
 		switch {
 		case err != nil:
 			return err

@@ -187,3 +187,8 @@ var background = context.Background()
 
 // must2 is must for one topic among several.
 func must2[T any](v T, err error) []T { return []T{must(v, err)} }
+
+// agent2 returns one of very many agents.
+func agent2(n int) *identity.Identity {
+	return must(identity.FromSeed(append(make([]byte, 28), byte(n), byte(n>>8), byte(n>>16), 1)))
+}

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -77,6 +78,7 @@ type AdmitFunc func(ctx context.Context, c Candidate) bool
 type Manager struct {
 	store    store.Store
 	network  string
+	prefix   string // of all keys
 	keys     KeySource
 	admit    map[string]AdmitFunc
 	trust    func(identity.ID) float64
@@ -124,6 +126,7 @@ func New(c Config) (*Manager, error) {
 	if m.now == nil {
 		m.now = time.Now
 	}
+	m.prefix = store.Key(folder, m.network) + "/"
 	m.state = newState(tombstones*m.maxPools, m.admits)
 	return m, nil
 }
@@ -134,8 +137,6 @@ const (
 	definitions = "d"
 	memberships = "m"
 )
-
-func (m *Manager) prefix() string { return store.Key(folder, m.network) + "/" }
 
 func (m *Manager) definitionKey(name string) string {
 	return store.Key(folder, m.network, definitions, name)
@@ -151,6 +152,11 @@ func (m *Manager) memberKey(name string, id identity.ID) string {
 
 // place returns what a key is the place of; a definition's has no member.
 func (m *Manager) place(key string) (name string, member identity.ID, err error) {
+	if rest, ok := strings.CutPrefix(key, m.prefix+memberships+"/"); ok && strings.IndexByte(key, '=') < 0 {
+		name, id, _ := strings.Cut(rest, "/") // nothing is escaped
+		member, err = identity.ParseID(id)
+		return name, member, err
+	}
 	parts, err := store.SplitKey(key)
 	switch {
 	case err != nil:
@@ -280,6 +286,9 @@ func (m *Manager) take(e store.Entry, generation uint64) (c Change, changed bool
 	name, member, err := m.place(e.Key)
 	if err == nil {
 		c = Change{name, member}
+		if m.knows(name, member, e.Revision, generation) {
+			return c, false
+		}
 		changed, err = m.takeRecord(e, name, member, generation)
 	}
 	if err != nil {
@@ -313,6 +322,18 @@ func (p *passedOver) add(key string, rev store.Revision) bool {
 		p.known = map[string]store.Revision{}
 	}
 	p.known[key] = rev
+	return true
+}
+
+// knows reports whether an entry has been taken in already, and notes that it is there still.
+func (m *Manager) knows(name string, member identity.ID, rev store.Revision, generation uint64) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	v := m.state.at(name, member)
+	if v == nil || !v.there || v.revision != rev {
+		return false
+	}
+	v.generation = max(v.generation, generation)
 	return true
 }
 

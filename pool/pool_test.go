@@ -477,7 +477,7 @@ func TestManyCreateOnePool(t *testing.T) {
 			follow(t, managers[i])
 		}
 	}
-	for round := range 10 {
+	for round := range 5 {
 		name := fmt.Sprint("p", round)
 		errs := race(racers, func(i int) error {
 			_, err := managers[i].Create(background, agent(byte(100+i)), open(name))
@@ -500,7 +500,7 @@ func TestManyCreateOnePool(t *testing.T) {
 func TestManyJoinForTheLastSeats(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
-	const racers, seats = 16, 5
+	const racers, seats = 8, 3
 	spec := open("p")
 	spec.MaxMembers = seats
 	create(t, newManager(t, s), spec)
@@ -511,7 +511,7 @@ func TestManyJoinForTheLastSeats(t *testing.T) {
 			follow(t, managers[i])
 		}
 	}
-	for range 5 {
+	for range 3 {
 		errs := race(racers, func(i int) error {
 			_, err := managers[i].Join(background, agent(byte(100+i)), "p", nil)
 			if n := len(must(managers[i].Members(background, "p"))); n > seats {

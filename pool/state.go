@@ -271,15 +271,24 @@ func (s *state) vanish(name string, member identity.ID, rev store.Revision) (cha
 // touch takes in that the store has something that counts for nothing where there was something that does:
 // what is known stays, so that rubbish takes nobody's place.
 func (s *state) touch(name string, member identity.ID, generation uint64) {
+	if v := s.at(name, member); v != nil {
+		v.generation = max(v.generation, generation)
+	}
+}
+
+// at returns what is known of the statement of a member, or, if there is none, of the owner; nil if nothing.
+func (s *state) at(name string, member identity.ID) *version {
 	g := s.groups[name]
 	if g == nil {
-		return
+		return nil
 	}
 	if member.IsZero() {
-		g.generation = max(g.generation, generation)
-	} else if e := g.members[member]; e != nil {
-		e.generation = max(e.generation, generation)
+		return &g.version
 	}
+	if e := g.members[member]; e != nil {
+		return &e.version
+	}
+	return nil
 }
 
 func (v *version) leave(rev store.Revision) bool {

@@ -26,6 +26,14 @@ func Topic(pool, name string) (message.Topic, error) {
 	return t, nil
 }
 
+// Pattern returns what matches all topics of a pool.
+func Pattern(pool string) (message.Pattern, error) {
+	if err := checkName("Name", pool); err != nil {
+		return message.Pattern{}, err
+	}
+	return message.ParsePattern(space + "." + escape(pool) + ".>")
+}
+
 // inSpace reports whether a topic is one that only pools can have.
 func inSpace(namespace string) bool {
 	return namespace == space || strings.HasPrefix(namespace, space+".")
@@ -66,9 +74,6 @@ func escape(name string) string {
 
 // unescape reads what escape writes, and nothing else.
 func unescape(segment string) (name string, ok bool) {
-	if strings.IndexByte(segment, '_') < 0 {
-		return segment, segment != ""
-	}
 	var b strings.Builder
 	for i := 0; i < len(segment); i++ {
 		c := segment[i]
@@ -79,5 +84,5 @@ func unescape(segment string) (name string, ok bool) {
 		}
 		b.WriteByte(c)
 	}
-	return b.String(), escape(b.String()) == segment
+	return b.String(), segment != "" && escape(b.String()) == segment
 }
