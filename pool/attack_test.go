@@ -306,11 +306,18 @@ func TestChangesWhileTheStoreCannotBeFollowed(t *testing.T) {
 				join(t, m, bob, "p")
 				synctest.Wait()
 				f.interrupt(cause)
+				synctest.Wait()
+				if err := m.Healthy(); !errors.Is(err, cause) {
+					t.Errorf("health: %v, want %v", err, cause)
+				}
 				join(t, other, carol, "p")
 				lose(t, s, memberKey("p", bob))
 				create(t, other, open("q"))
 				join(t, other, bob, "q")
 				time.Sleep(time.Minute)
+				if err := m.Healthy(); err != nil {
+					t.Errorf("health: %v", err)
+				}
 				expectMembers(t, m, "p", carol)
 				expectMembers(t, m, "q", bob)
 			})

@@ -41,6 +41,7 @@ func (m *Manager) Attach(fn func(Change)) (detach func()) {
 		if m.unlisten(l) == 0 {
 			m.stop()
 			m.running.Wait()
+			m.health.forget()
 		}
 	})
 }
@@ -111,6 +112,7 @@ func (f *follower) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		f.m.health.fail(err)
 		f.m.log.Warn("pools can no longer be followed", "error", err)
 		f.begin()
 		if errors.Is(err, store.ErrClosed) {
@@ -149,6 +151,7 @@ func (f *follower) wait(ctx context.Context) bool {
 // follow returns the error that ends the watch.
 func (f *follower) follow(ctx context.Context) error {
 	generation := f.m.nextPass()
+	defer f.m.health.confirmSoon()()
 	for ev, err := range f.m.store.Watch(ctx, f.m.prefix, f.at) {
 		switch {
 		case err != nil:

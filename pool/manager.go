@@ -27,19 +27,15 @@ const DefaultMaxPools = 1024
 // tombstones is how many pools are known at most, dissolved ones included, for each that there may be.
 const tombstones = 16
 
-// KeySource returns the keys of agents; an [identity.Registry] is one.
-type KeySource interface {
-	Lookup(identity.ID) (identity.Key, error)
-}
-
 // Config is what a [Manager] is made of.
 type Config struct {
 	Store   store.Store // where the pools are, under the keys that start with "pool/". Required.
 	Network string      // whose pools they are. Required.
 	// Keys are the keys of agents. Required. A pool's records name the keys that they are signed by, which
-	// hash to the agents' IDs, so that owners and members count also while Keys does not know them. Where it
-	// does know an agent, and by another key, or returns another error than identity.ErrUnknown, nothing of
-	// that agent counts: it is no member, and its pools have none.
+	// hash to the agents' IDs, so that owners and members count also while Keys does not know them. Where Keys
+	// refuses an agent otherwise than with identity.ErrUnknown, or knows it by another key, nothing of that agent
+	// counts: it is no member, and its pools have none. If Keys has a method Recheck(identity.ID, uint64) error,
+	// that decides instead, for epoch 0: a key that was only rotated still counts for what it has signed.
 	Keys KeySource
 
 	// Admit has what decides on admission in pools with Spec.Custom, by that name. A pool whose name is not
@@ -87,6 +83,7 @@ type Manager struct {
 	log      *slog.Logger
 	verified verified
 	passed   passedOver
+	health   health
 
 	mu        sync.RWMutex
 	state     *state
@@ -197,21 +194,6 @@ func (v *verified) check(raw []byte, s cose.Sign1, id identity.ID, key ed25519.P
 		v.sums = map[[sha256.Size]byte]struct{}{}
 	}
 	v.sums[sum] = struct{}{}
-	return nil
-}
-
-// standing reports why nothing of an agent counts that signs with this key, which its ID is the hash of.
-func (m *Manager) standing(id identity.ID, key ed25519.PublicKey) error {
-	known, err := m.keys.Lookup(id)
-	if errors.Is(err, identity.ErrUnknown) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("agent %s: %w", id.Short(), err)
-	}
-	if !known.Public.Equal(key) {
-		return fmt.Errorf("agent %s: %w: its key is another one", id.Short(), ErrForged)
-	}
 	return nil
 }
 

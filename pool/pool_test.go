@@ -277,6 +277,43 @@ func TestRevokedKeyEndsMembershipAndPool(t *testing.T) {
 	})
 }
 
+// rotating is a source of keys that has other keys for agents than those that they signed with, as after a
+// rotation, and knows which of the earlier ones were withdrawn.
+type rotating struct {
+	revoking
+}
+
+func (rotating) Lookup(identity.ID) (identity.Key, error) {
+	return identity.Key{Public: mallory.PublicKey()}, nil
+}
+
+func (r rotating) Recheck(id identity.ID, epoch uint64) error {
+	if id == *r.revoked || epoch != 0 {
+		return errRevoked
+	}
+	return nil
+}
+
+func TestRotatedKeyEndsNothingUnlessItIsWithdrawn(t *testing.T) {
+	t.Parallel()
+	inBoth(t, func(t *testing.T, s store.Store, manager func(...func(*pool.Config)) *pool.Manager) {
+		m := manager()
+		create(t, m, open("p"))
+		join(t, m, bob, "p")
+		join(t, m, carol, "p")
+		var withdrawn identity.ID
+		source := rotating{revoking{identity.NewRegistry(0), &withdrawn}}
+		knowing := manager(func(c *pool.Config) { c.Keys = source })
+		unknowing := manager(func(c *pool.Config) { c.Keys = onlyLookup{source} })
+		expectMembers(t, knowing, "p", bob, carol)
+		expectMembers(t, unknowing, "p") // which can only see that the keys are others
+		withdrawn = bob.ID()
+		expectMembers(t, knowing, "p", carol)
+	})
+}
+
+type onlyLookup struct{ pool.KeySource }
+
 func TestFullPool(t *testing.T) {
 	t.Parallel()
 	inBoth(t, func(t *testing.T, s store.Store, manager func(...func(*pool.Config)) *pool.Manager) {

@@ -2,7 +2,6 @@ package pool
 
 import (
 	"bytes"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"math"
@@ -230,7 +229,7 @@ func fromBool(b bool) uint64 {
 
 // sign returns the signed bytes of a definition.
 func (d *Definition) sign(owner *identity.Identity) ([]byte, error) {
-	if err := d.check(); err != nil {
+	if err := errors.Join(d.check(), checkSigner(owner, d.Owner, d.OwnerKey)); err != nil {
 		return nil, err
 	}
 	raw := cose.SignStatement(owner, d.Owner[:], cose.DomainPool, definitionTyp, d.payload())
@@ -241,25 +240,10 @@ func (d *Definition) sign(owner *identity.Identity) ([]byte, error) {
 }
 
 func (m *Membership) sign(member *identity.Identity) ([]byte, error) {
-	if err := m.check(); err != nil {
+	if err := errors.Join(m.check(), checkSigner(member, m.Member, m.Key)); err != nil {
 		return nil, err
 	}
 	return cose.SignStatement(member, m.Member[:], cose.DomainMember, membershipTyp, m.payload()), nil
-}
-
-// verify reports why raw is not a statement by the key under the domain.
-type verify func(raw []byte, s cose.Sign1, id identity.ID, key ed25519.PublicKey, domain cose.Domain, typ string) error
-
-// verifySignature is the [verify] that remembers nothing. The key has to be the one that the ID is the hash
-// of.
-func verifySignature(_ []byte, s cose.Sign1, id identity.ID, key ed25519.PublicKey, domain cose.Domain, typ string) error {
-	if err := identity.CheckKey(id, key); err != nil {
-		return fmt.Errorf("%w: %w", ErrForged, err)
-	}
-	if err := s.VerifyStatement(key, id[:], domain, typ); err != nil {
-		return fmt.Errorf("%w: %w", ErrForged, err)
-	}
-	return nil
 }
 
 // openDefinition returns the definition in raw if its owner signed it.

@@ -84,6 +84,21 @@ func TestRecordsComeBackAsTheyWere(t *testing.T) {
 	}
 }
 
+func TestNobodySignsForSomebodyElse(t *testing.T) {
+	t.Parallel()
+	if _, err := described(owner)[0].sign(mallory); !errors.Is(err, ErrInvalid) {
+		t.Errorf("a definition: %v", err)
+	}
+	m := said(member)[0]
+	if _, err := m.sign(mallory); !errors.Is(err, ErrInvalid) {
+		t.Errorf("a membership: %v", err)
+	}
+	m.Key = mallory.PublicKey() // as if it had been rotated to
+	if err := checkSigner(member, m.Member, m.Key); !errors.Is(err, ErrInvalid) {
+		t.Errorf("with another key: %v", err)
+	}
+}
+
 // fields returns what is in a payload, as a library reads it.
 func fields(t testing.TB, payload []byte) map[int]any {
 	t.Helper()
