@@ -325,6 +325,40 @@ func TestChangesWhileTheStoreCannotBeFollowed(t *testing.T) {
 	}
 }
 
+// TestStoreThatHangsHoldsUpNobodyWhoAsks: what strangers can cause does not wait for the store.
+func TestStoreThatHangsHoldsUpNobodyWhoAsks(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newStore(t)
+		create(t, newManager(t, s), open("p"))
+		join(t, newManager(t, s), bob, "p")
+		broken := newManager(t, hanging{s})
+		defer broken.Attach(func(pool.Change) {})() // in vain
+		start := time.Now()
+		if broken.IsMember("p", bob.ID()) || len(broken.Pools(bob.ID())) > 0 || time.Since(start) > 0 {
+			t.Errorf("attached: a member after %v", time.Since(start))
+		}
+		if newManager(t, hanging{s}).IsMember("p", bob.ID()) || time.Since(start) > 5*time.Second {
+			t.Errorf("reading: a member after %v", time.Since(start))
+		}
+		if broken.Healthy() == nil {
+			t.Error("it says that it follows the store")
+		}
+	})
+}
+
+// hanging is a store that answers no question, and cannot be watched.
+type hanging struct{ store.Store }
+
+func (hanging) Get(ctx context.Context, _ string) (store.Entry, error) {
+	<-ctx.Done()
+	return store.Entry{}, context.Cause(ctx)
+}
+
+func (hanging) Watch(context.Context, string, store.Revision) iter.Seq2[store.Event, error] {
+	return func(yield func(store.Event, error) bool) { yield(store.Event{}, errors.New("broken")) }
+}
+
 func TestOnlyMembersPublishOnAPoolsTopics(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

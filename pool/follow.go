@@ -41,6 +41,7 @@ func (m *Manager) Attach(fn func(Change)) (detach func()) {
 		if m.unlisten(l) == 0 {
 			m.stop()
 			m.running.Wait()
+			m.setAttached(false)
 			m.health.forget()
 		}
 	})
@@ -71,15 +72,16 @@ func (m *Manager) tell(c Change) {
 func (m *Manager) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	m.stop = cancel
+	m.setAttached(true)
 	f := follower{m: m, started: make(chan struct{})}
 	m.running.Go(func() { f.run(ctx) })
 	<-f.started
 }
 
-func (m *Manager) setFollowing(following bool) {
+func (m *Manager) setAttached(attached bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.following = following
+	m.attached, m.following = attached, false
 }
 
 // nextPass numbers the passes over the store.
@@ -106,7 +108,6 @@ const (
 
 // run follows the store until ctx is done or the store is closed.
 func (f *follower) run(ctx context.Context) {
-	defer f.m.setFollowing(false)
 	for {
 		err := f.follow(ctx)
 		if ctx.Err() != nil {

@@ -87,7 +87,8 @@ type Manager struct {
 
 	mu        sync.RWMutex
 	state     *state
-	following bool // state has all that the store has
+	attached  bool // somebody is
+	following bool // state has all that the store has, or had when it could last be followed
 
 	deliver   sync.Mutex // held while listeners are told
 	listeners []*listener

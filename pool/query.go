@@ -7,6 +7,7 @@ import (
 	"iter"
 	"math"
 	"slices"
+	"time"
 
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/message"
@@ -142,10 +143,26 @@ func (m *Manager) counts(d *Definition, s *Membership) bool {
 	return m.standing(d.Owner, d.OwnerKey) == nil && m.standing(s.Member, s.Key) == nil && m.isTrusted(d, s.Member)
 }
 
+// lookTimeout bounds how long a question without context waits for the store.
+const lookTimeout = 5 * time.Second
+
+// look reads from the store unless somebody is attached: then nobody who asks waits for it.
+func (m *Manager) look(read func(context.Context) error) error {
+	m.mu.RLock()
+	attached := m.attached
+	m.mu.RUnlock()
+	if attached {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), lookTimeout)
+	defer cancel()
+	return read(ctx)
+}
+
 // IsMember reports whether an agent is a member of a pool. While somebody is attached it answers from memory;
-// otherwise it reads the pool from the store, and if it cannot, the answer is no.
+// otherwise it reads the pool from the store, and if it cannot within five seconds, the answer is no.
 func (m *Manager) IsMember(name string, id identity.ID) bool {
-	if err := m.sync(context.Background(), name); err != nil {
+	if err := m.look(func(ctx context.Context) error { return m.sync(ctx, name) }); err != nil {
 		m.log.Warn("whether an agent is a member cannot be told, so it is none", "pool", fmt.Sprintf("%.80q", name), "error", err)
 		return false
 	}
@@ -173,13 +190,13 @@ func (m *Manager) Pools(id identity.ID) []string {
 }
 
 func (m *Manager) candidatePools(id identity.ID) []string {
-	if err := m.syncDefinitions(context.Background()); err != nil {
+	if err := m.look(m.syncDefinitions); err != nil {
 		m.log.Warn("which pools an agent is a member of cannot be told, so there are none", "error", err)
 		return nil
 	}
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	if !m.following {
+	if !m.attached {
 		return m.state.names()
 	}
 	var names []string
