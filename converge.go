@@ -48,7 +48,7 @@ type Ticker interface {
 }
 
 // Turn is what an agent decides on. Its slices belong to the agent; messages are immutable. There is
-// one turn when the agent starts and one whenever something of this list has come.
+// one turn when the agent starts and one whenever something of this list has come or changed.
 type Turn struct {
 	Messages []*message.Message // verified, addressed to this agent, in the order of arrival
 	Tasks    []task.Task        // pending tasks that it may claim now: the first Config.TurnTasks of them
@@ -56,6 +56,7 @@ type Turn struct {
 	Results  []ToolResult       // tool calls that ended since the last turn
 	Ended    []task.Task        // tasks that it submitted and that have ended since the last turn
 	Failures []Failure          // decisions of the last turn that failed
+	Pools    []string           // the pools that the agent is a member of now
 
 	// Draining says that the runtime is about to stop: no new tasks are shown, and there will be few
 	// turns more.

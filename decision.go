@@ -6,6 +6,7 @@ import (
 
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/message"
+	"github.com/converge-agents/converge/pool"
 	"github.com/converge-agents/converge/task"
 )
 
@@ -58,17 +59,33 @@ type InvokeTool struct {
 // Wake asks for a turn after a pause, even if nothing has come by then.
 type Wake struct{ After time.Duration }
 
-// The decisions below belong to protocols that this version does not carry out: they fail with
-// ErrNotConfigured.
+// JoinPool asks to be let into a pool. From then on the agent hears the pool's topics, may publish to them,
+// and sees the pool's tasks.
+type JoinPool struct {
+	Pool  string
+	Token pool.Token // for a pool that asks for one
+}
 
-// JoinPool asks to be let into a pool.
-type JoinPool struct{ Pool string }
-
-// LeavePool leaves a pool.
+// LeavePool leaves a pool. Tasks of the pool that the agent holds are given back, and the tools that work on
+// them are stopped; the same happens when the pool's owner no longer has the agent.
 type LeavePool struct{ Pool string }
 
-// CreatePool creates a pool that the agent owns.
-type CreatePool struct{ Pool string }
+// CreatePool creates a pool that the agent owns, which does not make it a member. See pool.Spec for what the
+// fields mean.
+type CreatePool struct {
+	Pool       string
+	Topics     []string
+	Admission  pool.Admission
+	Allowlist  []identity.ID
+	Token      pool.Token
+	Custom     string
+	Trust      float64
+	Governance string
+	MaxMembers int
+}
+
+// The decisions below belong to protocols that this version does not carry out: they fail with
+// ErrNotConfigured.
 
 // SubmitBid bids in an auction.
 type SubmitBid struct {

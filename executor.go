@@ -70,6 +70,7 @@ type ExecutorEnv struct {
 	Tasks   Tasks        // nil if the agent has no tasks
 	Signer  *task.Signer // signs what the agent submits and how it ends tasks; nil means that nobody does
 	Route   task.Profile // which tasks the agent may claim
+	Pools   Pools        // nil if the agent has no pools
 	Notify  func()       // called when something waits for Collect; must not block
 	Logger  *slog.Logger // nil means slog.Default
 }
@@ -104,7 +105,8 @@ type StandardExecutor struct {
 type heldClaim struct {
 	claim task.Claim
 	calls int
-	over  bool          // the task has ended by somebody else's doing
+	pool  string        // of the task
+	over  error         // why the claim is no longer worth anything, though the agent does not know yet
 	ended chan struct{} // closed when that is so
 }
 
@@ -162,6 +164,8 @@ func (e *StandardExecutor) Execute(ctx context.Context, d Decision) error {
 		return e.invoke(d)
 	case SubmitTask, ClaimTask, ReportTask, FailTask, CancelTask:
 		return e.ExecuteTasks(ctx, []Decision{d})[0]
+	case JoinPool, LeavePool, CreatePool:
+		return e.executePool(ctx, d)
 	}
 	handler, ok := e.handlers[d.Kind()]
 	if !ok {

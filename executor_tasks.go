@@ -115,7 +115,7 @@ func (e *StandardExecutor) doOne(ctx context.Context, op *remote.Op) (r remote.R
 	case remote.OpSubmit:
 		r.Task, r.Err = e.env.Tasks.Submit(ctx, op.Spec)
 	case remote.OpClaim:
-		r.Claim, r.Task, r.Err = e.env.Tasks.Claim(ctx, op.TaskID, e.env.Route)
+		r.Claim, r.Task, r.Err = e.env.Tasks.Claim(ctx, op.TaskID, e.route())
 	case remote.OpReport, remote.OpFail:
 		r.Task, r.Err = e.env.Tasks.End(ctx, op.Ending())
 	case remote.OpRelease:
@@ -211,9 +211,8 @@ func (e *StandardExecutor) Observe(t task.Task) {
 func (e *StandardExecutor) stopCalls(t *task.Task) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if h := e.held[t.ID]; h != nil && h.claim.Epoch == t.Epoch && !h.over {
-		h.over = true
-		close(h.ended)
+	if h := e.held[t.ID]; h != nil && h.claim.Epoch == t.Epoch {
+		h.end(task.ErrTerminal)
 	}
 }
 
@@ -239,7 +238,7 @@ func (e *StandardExecutor) hold(r remote.Result) bool {
 	if e.held == nil {
 		e.held = map[string]*heldClaim{}
 	}
-	e.held[id] = &heldClaim{claim: r.Claim, ended: make(chan struct{})}
+	e.held[id] = &heldClaim{claim: r.Claim, pool: r.Task.Pool, ended: make(chan struct{})}
 	e.claimed = append(e.claimed, r.Task)
 	return true
 }

@@ -68,7 +68,7 @@ func (e *StandardExecutor) keepClaim(ctx context.Context, lost context.CancelCau
 				return
 			case <-held.ended:
 				pause.Stop()
-				lost(fmt.Errorf("task %q is no longer held: %w", claim.TaskID, task.ErrTerminal))
+				lost(fmt.Errorf("task %q is no longer held: %w", claim.TaskID, held.over)) // set before ended was closed
 				return
 			case <-pause.C:
 			}

@@ -21,7 +21,7 @@ type fallback struct {
 func (f *fallback) Execute(ctx context.Context, d Decision) error {
 	s, ok := d.(SendMessage)
 	if !ok {
-		return fmt.Errorf("%s: %w: the runtime has no executor (Config.Executor, Config.Tasks), only messages are sent", kindLabel(d.Kind()), ErrNotConfigured)
+		return fmt.Errorf("%s: %w: the runtime has no executor (Config.Executor, Config.Tasks, Config.Pools), only messages are sent", kindLabel(d.Kind()), ErrNotConfigured)
 	}
 	if err := f.hook(ctx, &s.Draft); err != nil {
 		return err

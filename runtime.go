@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/converge-agents/converge/internal/panics"
 	"github.com/converge-agents/converge/internal/stat"
 	"github.com/converge-agents/converge/message"
+	"github.com/converge-agents/converge/pool"
 	"github.com/converge-agents/converge/store"
 	"github.com/converge-agents/converge/task"
 	"github.com/converge-agents/converge/transport"
@@ -54,11 +56,16 @@ type Config struct {
 	Endpoints    []string           // for the agent's descriptor
 	Discovery    *discovery.Service // if set, the agent registers at the start and withdraws at the end
 
-	// Tasks and Executor say what decisions can do. With neither there is no executor, only the
+	// Tasks, Pools and Executor say what decisions can do. With none of them there is no executor, only the
 	// fallback path: messages are sent, through RuntimeHooks.FallbackPreSend, and nothing else.
 	Tasks     Tasks    // a task.Manager, or a remote.Client of one in another process
 	TaskKinds []string // the kinds of tasks that the agent wants to see; none means all
 	Executor  *ExecutorConfig
+
+	// Pools, if set, is where the agent's pools are: it can create, join and leave them, hears the topics of
+	// those that it is in, and sees their tasks. Only members are heard on the topics of pools, and nobody
+	// where Pools is not set. The Member of the agent's task manager has to be Pools.IsMember.
+	Pools *pool.Manager
 
 	Inbox         InboxConfig
 	TurnMessages  int           // messages of one turn at most; 0 means DefaultTurnMessages
@@ -117,6 +124,9 @@ func (c *Config) validate() error {
 	case c.TickEvery < 0, c.DecideTimeout < 0, c.SendTimeout < 0, c.DrainTimeout < 0:
 		return errors.New("converge.Config: TickEvery, DecideTimeout, SendTimeout and DrainTimeout must not be negative")
 	}
+	if i := slices.Index(c.Hooks, nil); i >= 0 {
+		return fmt.Errorf("converge.Config.Hooks[%d]: nil", i)
+	}
 	if err := message.CheckNetwork(c.Network); err != nil {
 		return fmt.Errorf("converge.Config.Network: %w", err)
 	}
@@ -152,6 +162,7 @@ type Runtime struct {
 	inbox    *Inbox
 	schedule *Scheduler
 	profile  task.Profile
+	pools    *ownPools
 	state    atomic.Int32
 
 	turnStarted atomic.Int64 // when the current turn began, in nanoseconds since 1970; 0 between turns
@@ -199,7 +210,7 @@ func New(c Config) (*Runtime, error) {
 		Transport:      c.Transport,
 		Signer:         r.signer,
 		Verifier:       r.verifier,
-		Hooks:          c.Hooks,
+		Hooks:          c.gated(),
 		UnverifiedDrop: c.RuntimeHooks.UnverifiedDrop,
 		Logger:         r.log,
 		ReceiveUnsafe:  c.ReceiveUnsafe,
@@ -208,6 +219,7 @@ func New(c Config) (*Runtime, error) {
 		return nil, err
 	}
 	r.profile = profileOf(c)
+	r.pools = newOwnPools(r)
 	if r.executor, err = r.newExecutor(); err != nil {
 		return nil, err
 	}
@@ -241,7 +253,7 @@ type executor interface {
 
 func (r *Runtime) newExecutor() (executor, error) {
 	c := r.config
-	if c.Executor == nil && c.Tasks == nil {
+	if c.Executor == nil && c.Tasks == nil && c.Pools == nil {
 		return &fallback{send: r.send, sendAll: r.sendAll, preSend: c.RuntimeHooks.FallbackPreSend}, nil
 	}
 	if c.Executor == nil {
@@ -259,6 +271,7 @@ func (r *Runtime) newExecutor() (executor, error) {
 		SendAll: r.sendAll,
 		Tasks:   c.Tasks,
 		Route:   r.profile,
+		Pools:   r.pools.orNil(),
 		Notify:  r.schedule.Wake,
 		Logger:  c.Logger,
 	})
@@ -369,6 +382,10 @@ func (r *Runtime) join(ctx context.Context) (leave membership, err error) {
 	if leave.network, err = r.register(ctx); err != nil {
 		return membership{}, err
 	}
+	if leave.pools, err = r.pools.attach(ctx); err != nil {
+		leave.network()
+		return membership{}, err
+	}
 	leave.tasks = r.attach()
 	r.state.Store(int32(StateRunning))
 	r.log.Info("agent is running", "id", r.ID())
@@ -376,7 +393,7 @@ func (r *Runtime) join(ctx context.Context) (leave membership, err error) {
 }
 
 // membership undoes what join did.
-type membership struct{ network, tasks func() }
+type membership struct{ network, tasks, pools func() }
 
 // finish ends the agent in order: nothing comes any more, what has come is dealt with, and only then does
 // the agent withdraw, so that what it says to the end can be verified. What it holds is given back.
@@ -387,6 +404,7 @@ func (r *Runtime) finish(ctx context.Context, cause error, leave membership, sto
 	r.drain(ctx)
 	leave.network()
 	leave.tasks()
+	leave.pools()
 	err := r.close(ctx)
 	if errors.Is(cause, errTransport) || errors.Is(cause, ErrSuperseded) {
 		return errors.Join(cause, err)
@@ -429,7 +447,7 @@ func (r *Runtime) attach() (detach func()) {
 		return func() {}
 	}
 	return r.config.Tasks.Attach(func(t task.Task) {
-		if t.Status == task.Pending && r.profile.Sees(t.Spec) {
+		if t.Status == task.Pending && r.sees(t) {
 			r.schedule.Wake()
 		}
 		r.executor.Observe(t)
@@ -454,6 +472,8 @@ func (r *Runtime) loop(ctx context.Context) error {
 
 // turnIfDue runs a turn if there is something to show, or if one is due anyway.
 func (r *Runtime) turnIfDue(ctx context.Context, timed bool) {
+	r.pools.keepUp(ctx)
+	timed = timed || r.pools.isNews()
 	if t := r.assemble(false); timed || !t.isEmpty() {
 		r.turn(ctx, t)
 	}

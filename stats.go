@@ -97,12 +97,12 @@ func (r *Runtime) Stats() Stats {
 // ownKinds are the kinds of decisions that this version carries out.
 var ownKinds = []string{
 	SendMessage{}.Kind(), SubmitTask{}.Kind(), ClaimTask{}.Kind(), ReportTask{}.Kind(), FailTask{}.Kind(),
-	CancelTask{}.Kind(), InvokeTool{}.Kind(), Wake{}.Kind(),
+	CancelTask{}.Kind(), InvokeTool{}.Kind(), Wake{}.Kind(), JoinPool{}.Kind(), LeavePool{}.Kind(), CreatePool{}.Kind(),
 }
 
 // laterKinds are the kinds of those whose protocols come later.
 var laterKinds = []string{
-	JoinPool{}.Kind(), LeavePool{}.Kind(), CreatePool{}.Kind(), SubmitBid{}.Kind(), Vote{}.Kind(), Propose{}.Kind(),
+	SubmitBid{}.Kind(), Vote{}.Kind(), Propose{}.Kind(),
 	AcceptProposal{}.Kind(), RejectProposal{}.Kind(), Delegate{}.Kind(), RevokeDelegation{}.Kind(),
 }
 

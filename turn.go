@@ -23,8 +23,9 @@ func (r *Runtime) assemble(draining bool) Turn {
 	r.failures = nil
 	t.Results, t.Claimed, t.Ended = r.executor.Collect()
 	if r.config.Tasks != nil && !draining {
-		t.Tasks = r.config.Tasks.Visible(r.profile, r.config.TurnTasks)
+		t.Tasks = r.config.Tasks.Visible(r.route(), r.config.TurnTasks)
 	}
+	t.Pools = r.pools.show()
 	if r.inbox.Len() > 0 || len(t.Messages) < len(waited) { // in the latter case drain has to look again
 		r.schedule.Wake()
 	}

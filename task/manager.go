@@ -30,6 +30,11 @@ type Config struct {
 	// one program alone.
 	UnsignedUnsafe bool
 
+	// Member reports whether an agent is a member of a pool; pool.Manager.IsMember is one. Only members see,
+	// claim, end and submit the tasks of a pool. nil means that there are no members. It has to be quick and
+	// safe for concurrent use.
+	Member func(pool string, agent identity.ID) bool
+
 	// Now is the clock that goes on from when the manager is made, nil for the computer's monotonic one;
 	// timers follow that in any case. A store with a clock says what the time is.
 	Now             func() time.Time
@@ -59,6 +64,7 @@ const DefaultRetention = 7 * 24 * time.Hour
 type Manager struct {
 	store      store.Store
 	verifier   *Verifier // nil for an unsafe one
+	member     func(pool string, agent identity.ID) bool
 	clock      *clock
 	defaultTTL time.Duration
 	maxPending int
@@ -87,6 +93,7 @@ func New(c Config) (*Manager, error) {
 	m := &Manager{
 		store:      c.Store,
 		verifier:   c.Verifier,
+		member:     c.Member,
 		defaultTTL: cmp.Or(c.DefaultClaimTTL, DefaultClaimTTL),
 		keep:       cmp.Or(c.Retention, DefaultRetention),
 		dead:       cmp.Or(c.DeadRetention, Forever),
@@ -177,6 +184,9 @@ func (m *Manager) submit(ctx context.Context, given *Spec) (r *record, existed b
 	s, err := given.checked(m.defaultTTL)
 	if err != nil {
 		return nil, false, err
+	}
+	if !m.admits(s.Pool, s.Submitter) {
+		return nil, false, ErrNotMember
 	}
 	now := m.clock.now()
 	r, err = newRecord(s, now)
@@ -283,7 +293,7 @@ func (m *Manager) Claim(ctx context.Context, id string, p Profile) (Claim, Task,
 	lapsed := false
 	r, err := m.change(ctx, id, func(r *record, now int64) (*record, error) {
 		lapsed = r.lapsed(now)
-		return r.assign(&p, now)
+		return m.ofMember(p.Agent)(r.assign(&p, now))
 	})
 	if err != nil {
 		return Claim{}, Task{}, taskError("claim", id, err)
@@ -317,7 +327,7 @@ func (m *Manager) Remaining(c Claim) time.Duration {
 // Heartbeat lets a claim last for the task's ClaimTTL from now, though not beyond its deadline, and
 // returns it with the new expiry. It returns [ErrClaimLost] or [ErrTerminal] as Report does.
 func (m *Manager) Heartbeat(ctx context.Context, c Claim) (Claim, error) {
-	r, err := m.change(ctx, c.TaskID, func(r *record, now int64) (*record, error) { return r.extend(&c, now) })
+	r, err := m.change(ctx, c.TaskID, func(r *record, now int64) (*record, error) { return m.ofMember(c.Agent)(r.extend(&c, now)) })
 	if err != nil {
 		return Claim{}, taskError("heartbeat for", c.TaskID, err)
 	}
@@ -359,7 +369,7 @@ func (m *Manager) end(ctx context.Context, e *Ending) (*record, error) {
 	o := e.outcome()
 	verified := false
 	return m.change(ctx, e.Claim.TaskID, func(r *record, now int64) (*record, error) {
-		next, err := r.end(e, o, now)
+		next, err := m.ofMember(e.Claim.Agent)(r.end(e, o, now))
 		if err == nil && !verified {
 			err = m.verifyEnding(r, e, o)
 			verified = err == nil
@@ -435,6 +445,9 @@ func (m *Manager) visible(p *Profile, limit int) []*record {
 	if limit <= 0 {
 		return nil
 	}
+	member := *p
+	member.Pools = m.poolsOf(p)
+	p = &member
 	now := m.clock.now()
 	x := m.index.Load()
 	if x == nil {

@@ -479,7 +479,7 @@ func newStore(t testing.TB) store.Store {
 
 func newManager(t testing.TB, s store.Store, options ...func(*task.Config)) *task.Manager {
 	t.Helper()
-	c := task.Config{Store: s, UnsignedUnsafe: true, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	c := task.Config{Store: s, UnsignedUnsafe: true, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), Member: everybody}
 	for _, option := range options {
 		option(&c)
 	}

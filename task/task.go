@@ -64,6 +64,7 @@ var (
 	ErrTerminal     = errors.New("task has ended")
 	ErrNotSubmitter = errors.New("only the submitter of a task may do that")
 	ErrNotDead      = errors.New("task is not a dead letter")
+	ErrNotMember    = errors.New("agent is not a member of the task's pool")
 	ErrFull         = errors.New("too many pending tasks")
 	ErrInvalid      = errors.New("invalid argument")
 	ErrRecord       = errors.New("unreadable task record") // corrupt, written by a newer version, or not to be trusted
@@ -74,7 +75,7 @@ var (
 // IsLost reports whether an error of [Manager.Heartbeat], [Manager.Report] or [Manager.Fail] means that
 // the task is no longer the claimant's to end, so that trying again is of no use.
 func IsLost(err error) bool {
-	return errors.Is(err, ErrClaimLost) || errors.Is(err, ErrTerminal) || errors.Is(err, ErrNotFound)
+	return errors.Is(err, ErrClaimLost) || errors.Is(err, ErrTerminal) || errors.Is(err, ErrNotFound) || errors.Is(err, ErrNotMember)
 }
 
 // Status is the state of a task. The zero Status is none.

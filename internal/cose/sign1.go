@@ -30,6 +30,9 @@ const (
 	DomainBatch      Domain = "converge/batch/v1"
 	DomainTask       Domain = "converge/task/v1"   // what an agent submits
 	DomainResult     Domain = "converge/result/v1" // how a task ended, by the agent that held it
+	DomainPool       Domain = "converge/pool/v1"
+	DomainMember     Domain = "converge/member/v1"
+	DomainPoolToken  Domain = "converge/pool-token/v1"
 )
 
 // Labels of the COSE header parameters that Converge uses (IANA registry "COSE Header Parameters").

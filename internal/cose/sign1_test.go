@@ -29,6 +29,7 @@ var domains = []cose.Domain{
 	cose.DomainMessage, cose.DomainDescriptor, cose.DomainKeys,
 	cose.DomainDelegation, cose.DomainReceipt, cose.DomainBallot, cose.DomainHandshake, cose.DomainBatch,
 	cose.DomainTask, cose.DomainResult,
+	cose.DomainPool, cose.DomainMember, cose.DomainPoolToken,
 }
 
 // header is a protected header that any COSE library understands.

@@ -259,6 +259,7 @@ func TestTwentyRemoteClaimersHaveOneWinnerEach(t *testing.T) {
 func TestClientSeesWhatItsProfileMatchesOnly(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		s := newSite(t)
+		s.setPools(map[identity.ID][]string{alice.ID(): {"night"}})
 		boss, worker := s.client(alice), s.client(bob, "sum")
 		var work recorder
 		defer worker.Attach(work.listen)()

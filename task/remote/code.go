@@ -32,6 +32,7 @@ const (
 	codeNotDead
 	codeUnsigned // what wants a signature has none
 	codeForged   // a signature is not that of the agent, or of one that the host does not know
+	codeNotMember
 )
 
 // errorOf has the errors that keep their identity across the wire.
@@ -54,12 +55,13 @@ var errorOf = map[code]error{
 	codeUnsigned:     task.ErrUnsigned,
 	codeForged:       task.ErrForged,
 	codeNotDead:      task.ErrNotDead,
+	codeNotMember:    task.ErrNotMember,
 }
 
 // told are the codes that a client is told of errors that a host comes upon.
 var told = []code{
 	codeNotFound, codeExists, codeNotPending, codeNotRouted, codeClaimLost, codeTerminal, codeNotSubmitter, codeFull,
-	codeInvalid, codeRecord, codeNotAllowed, codeUnsupported, codeNotDead, codeUnsigned, codeForged,
+	codeInvalid, codeRecord, codeNotAllowed, codeUnsupported, codeNotDead, codeUnsigned, codeForged, codeNotMember,
 }
 
 // failure is why something was not done, as it is told.

@@ -89,6 +89,7 @@ func (c *Client) Visible(p task.Profile, limit int) []task.Task {
 	now := time.Now()
 	for i := range c.pending {
 		t := &c.pending[i]
+		p.Pools = []string{t.Pool} // the host knows better which pools the agent is in
 		if len(visible) < limit && p.Sees(t.Spec) && (t.Deadline.IsZero() || now.Before(t.Deadline)) {
 			visible = append(visible, *t)
 			last := &visible[len(visible)-1]

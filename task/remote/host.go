@@ -24,6 +24,9 @@ const DefaultMaxClients = 4096
 type HostConfig struct {
 	Tasks *task.Manager // required
 	Allow Policy        // who may do what; required, see AllowAll
+	// Pools returns the pools that an agent is a member of, whatever it announces; pool.Manager.Pools is one.
+	// nil means none. It is called for every request, and has to be quick and safe for concurrent use.
+	Pools func(agent identity.ID) []string
 
 	// MaxMessage is the size of the largest message that can be sent in the network, in bytes, at least
 	// 64 KiB; 0 means message.DefaultMaxSize. Where it is less than that, a task that is submitted or
@@ -144,24 +147,37 @@ func (h *Host) Answer(ctx context.Context, m *message.Message) (draft message.Dr
 		h.refused.Inc()
 		return h.draft(m.Sender(), m.ID(), &reply{failure: f}), true
 	}
-	q.profile = rights.profile(m.Sender(), q.profile)
+	announced, pools := q.profile, h.pools(m.Sender())
+	q.profile = rights.profile(m.Sender(), announced, pools)
 	h.meet(m.Sender(), now)
 	if !h.affords(m.Sender(), q, now) {
 		return h.draft(m.Sender(), m.ID(), &reply{failure: failure{code: codeBusy}}), true
 	}
 	switch {
 	case q.poll != nil:
-		return h.take(ctx, newPoll(m, q, rights, now))
+		p := newPoll(m, q, rights, now)
+		p.announced, p.pools = announced, pools
+		return h.take(ctx, p)
 	case q.review != nil:
 		return h.draft(m.Sender(), m.ID(), h.look(ctx, m.Sender(), q.review)), true
 	}
 	return h.draft(m.Sender(), m.ID(), &reply{results: h.carryOut(ctx, m.Sender(), rights, q)}), true
 }
 
-// profile returns what the agent is taken for.
-func (r *Rights) profile(agent identity.ID, announced task.Profile) task.Profile {
+// pools returns the pools that an agent is a member of.
+func (h *Host) pools(agent identity.ID) []string {
+	if h.config.Pools == nil {
+		return nil
+	}
+	return h.config.Pools(agent)
+}
+
+// profile returns what the agent is taken for, which is a member of these pools.
+func (r *Rights) profile(agent identity.ID, announced task.Profile, pools []string) task.Profile {
+	announced.Pools = pools
 	if r.Narrow != nil {
 		announced = r.Narrow(announced)
+		announced.Pools = slices.DeleteFunc(slices.Clone(announced.Pools), func(p string) bool { return !slices.Contains(pools, p) })
 	}
 	announced.Agent = agent
 	return announced

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -50,6 +52,7 @@ type site struct {
 	policy   remote.Policy
 	stop     func() // Hanna's place, as if its machine were switched off
 	desk     *remote.Host
+	pools    atomic.Pointer[map[identity.ID][]string] // who is a member of what
 }
 
 func newSite(t *testing.T) *site {
@@ -66,10 +69,23 @@ func newSite(t *testing.T) *site {
 	return s
 }
 
+// poolsOf returns whatever the test has set.
+func (s *site) poolsOf(agent identity.ID) []string {
+	if of := s.pools.Load(); of != nil {
+		return (*of)[agent]
+	}
+	return nil
+}
+
+// setPools has agents be members of pools from now on.
+func (s *site) setPools(pools map[identity.ID][]string) { s.pools.Store(&pools) }
+
 // open starts Hanna's place.
 func (s *site) open() {
-	s.tasks = must(task.New(task.Config{Store: s.store, UnsignedUnsafe: true, Logger: quiet}))
-	s.desk = must(remote.NewHost(remote.HostConfig{Tasks: s.tasks, Allow: s.policy, Logger: quiet}))
+	s.tasks = must(task.New(task.Config{Store: s.store, UnsignedUnsafe: true, Logger: quiet, Member: func(pool string, agent identity.ID) bool {
+		return slices.Contains(s.poolsOf(agent), pool)
+	}}))
+	s.desk = must(remote.NewHost(remote.HostConfig{Tasks: s.tasks, Allow: s.policy, Pools: s.poolsOf, Logger: quiet}))
 	s.stop = s.serve(s.desk)
 }
 

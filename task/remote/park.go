@@ -19,7 +19,10 @@ type poll struct {
 	inReplyTo message.ID
 	profile   task.Profile
 	route     string // the same for polls that are shown the same tasks
-	window    int    // 0 for an agent that may not work
+	rights    Rights
+	announced task.Profile // before the rights are applied
+	pools     []string     // that the agent was a member of when it asked
+	window    int          // 0 for an agent that may not work
 	known     map[uint64]struct{}
 	cursor    cursor
 	until     time.Time
@@ -28,16 +31,29 @@ type poll struct {
 func newPoll(m *message.Message, q *request, rights Rights, now time.Time) *poll {
 	p := &poll{
 		agent: m.Sender(), inReplyTo: m.ID(), profile: q.profile, cursor: q.poll.cursor, until: now.Add(q.poll.wait),
-		known: make(map[uint64]struct{}, len(q.poll.known)),
+		known: make(map[uint64]struct{}, len(q.poll.known)), rights: rights,
 	}
 	if rights.Work {
 		p.window = q.poll.window
 	}
-	p.route = string(appendProfile(cose.AppendInt(nil, int64(p.window)), &p.profile))
+	p.route = p.routeOf(&p.profile)
 	for _, k := range q.poll.known {
 		p.known[k.hash()] = struct{}{}
 	}
 	return p
+}
+
+func (p *poll) routeOf(profile *task.Profile) string {
+	return string(appendProfile(cose.AppendInt(nil, int64(p.window)), profile))
+}
+
+// sees returns what the poll's agent is taken for now: it may have joined or left pools since it asked.
+func (p *poll) sees(pools []string) (profile task.Profile, route string) {
+	if slices.Equal(pools, p.pools) {
+		return p.profile, p.route
+	}
+	profile = p.rights.profile(p.agent, p.announced, pools)
+	return profile, p.routeOf(&profile)
 }
 
 // hash stands for a task at a revision in what is kept of a poll.
@@ -247,11 +263,12 @@ func (v *view) pending(p *poll) []task.Task {
 	if p.window == 0 {
 		return nil
 	}
-	all, looked := v.shows[p.route]
+	profile, route := p.sees(v.h.pools(p.agent))
+	all, looked := v.shows[route]
 	if !looked {
-		all = v.h.config.Tasks.Visible(p.profile, p.window)
+		all = v.h.config.Tasks.Visible(profile, p.window)
 		all = slices.DeleteFunc(all, func(t task.Task) bool { return weight(&t) > v.h.room-v.h.soft })
-		v.shows[p.route] = all
+		v.shows[route] = all
 	}
 	return all
 }

@@ -9,7 +9,8 @@
 // Who submits, claims, reports or cancels is the agent that signed the message, whatever its body says;
 // the body has no place for it. What agents may do at a host is the host's [Policy], and without one it
 // cannot be made. An agent sees and claims what the profile matches that it announces, which the policy
-// may narrow; it learns of other tasks only if it has submitted or holds them.
+// may narrow; it learns of other tasks only if it has submitted or holds them. Which pools it is in, it does
+// not announce with any effect: that is for the host to know ([HostConfig.Pools]).
 //
 // # Requests
 //
