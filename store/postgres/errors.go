@@ -160,5 +160,9 @@ func gaveUp(ctx context.Context, last error) error {
 	if last == nil {
 		return ErrUnavailable
 	}
-	return &hinted{fmt.Errorf("%w: %w", ErrUnavailable, last), "is PostgreSQL running, and does the URL lead to it?"}
+	err := fmt.Errorf("%w: %w", ErrUnavailable, last)
+	if hasHint(last) {
+		return err
+	}
+	return &hinted{err, "is PostgreSQL running, and does the URL lead to it?"}
 }
