@@ -105,6 +105,16 @@ func TestRequestThatArrivesLateIsLockedOut(t *testing.T) {
 	wantChanges(t, s, "late", start, "put v", "delete")
 }
 
+// A session that was idle for so long that its row was swept makes a new one.
+func TestForgottenSessionIsReplaced(t *testing.T) {
+	t.Parallel()
+	s := open(t, postgres.Config{})
+	rev := mustPut(t, s, "a", "1", 0)
+	execute(t, pgtest.Shared(t).URL(), "DELETE FROM "+s.Schema()+".writers")
+	rev = mustPut(t, s, "a", "2", rev)
+	wantEntry(t, s, "a", "2", rev)
+}
+
 // awaitIdle returns when no session of the database is at work, other than the one that asks.
 func awaitIdle(t *testing.T, schema string) {
 	execute(t, pgtest.Shared(t).URL(), fmt.Sprintf(`DO $$ BEGIN

@@ -57,6 +57,9 @@ func connectError(err error) error {
 	if errors.As(err, &answer) {
 		cause.answer = answer
 	}
+	if errors.Is(err, pgconn.ErrReadOnlyConnection) {
+		return &hinted{cause, hints["25006"]}
+	}
 	return cause
 }
 

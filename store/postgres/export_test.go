@@ -14,8 +14,12 @@ func WithPoll(c Config, every time.Duration) Config {
 // SchemaVersion is the newest that this program knows.
 var SchemaVersion = len(migrations)
 
-// Suits says what is wrong with a server.
-var Suits = suits
+// Suits says what is wrong with a server, Explained what an error of the driver means, Passing whether to try again.
+var (
+	Suits     = suits
+	Explained = explained
+	Passing   = passing
+)
 
 // Schema is where the store lies.
 func (s *Store) Schema() string { return s.config.Schema }
