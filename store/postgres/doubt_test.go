@@ -129,7 +129,7 @@ func awaitIdle(t *testing.T, schema string) {
 func TestCallThatEndsInDoubtSaysSo(t *testing.T) {
 	t.Parallel()
 	server := pgtest.New(t)
-	s := open(t, postgres.Config{URL: server.URL(), Patience: 400 * time.Millisecond})
+	s := open(t, postgres.Config{URL: server.URL(), Patience: 1500 * time.Millisecond})
 	rev := mustPut(t, s, "a", "1", 0)
 	server.Pause()
 	_, err := s.Put(t.Context(), "a", []byte("2"), rev)
