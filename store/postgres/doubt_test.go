@@ -156,6 +156,26 @@ func TestCallThatEndsInDoubtSaysSo(t *testing.T) {
 		t.Fatalf("Get gives %q, %v", e.Value, err)
 	}
 	mustPut(t, s, "a", "3", e.Revision)
+	closeWhileStalled(t, s, server)
+}
+
+// closeWhileStalled closes a store whose server does not answer, amid a Put: Close ends, and so does the Put.
+func closeWhileStalled(t *testing.T, s *postgres.Store, server *pgtest.Server) {
+	server.Pause()
+	defer server.Resume()
+	ended := make(chan error)
+	go func() {
+		_, err := s.Put(context.Background(), "closing", nil, 0)
+		ended <- err
+	}()
+	s.AwaitSent()
+	started := time.Now()
+	if err := s.Close(); err != nil || time.Since(started) > 30*time.Second {
+		t.Errorf("Close takes %v, %v", time.Since(started), err)
+	}
+	if err := <-ended; !errors.Is(err, store.ErrClosed) && !errors.Is(err, postgres.ErrUnavailable) {
+		t.Errorf("Put that Close ends: %v", err)
+	}
 }
 
 func awaitHealthy(t *testing.T, s *postgres.Store) {

@@ -40,3 +40,14 @@ func (s *Store) Logged(ctx context.Context) (n int, err error) {
 	err = s.pool.QueryRow(ctx, s.sql.text(`SELECT count(*) FROM converge.changes`)).Scan(&n)
 	return n, err
 }
+
+// AwaitSent returns when nothing waits to be sent, and something was on its way.
+func (s *Store) AwaitSent() {
+	for s.writer.queue.room.TryAcquire(maxQueueBytes) {
+		s.writer.queue.room.Release(maxQueueBytes)
+		time.Sleep(time.Millisecond)
+	}
+	for s.writer.queue.length() > 0 {
+		time.Sleep(time.Millisecond)
+	}
+}
