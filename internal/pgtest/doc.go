@@ -6,8 +6,8 @@
 // its own ([Name]). [New] is a server for one test, which may be killed and started again. A test is skipped
 // where PostgreSQL is not installed, and fails there if CONVERGE_REQUIRE_SERVICES is 1.
 //
-// A server is a child of the test binary. On Linux it ends with it, also when the binary crashes; only its
-// directory stays behind then.
+// A server is a child of the test binary. On Linux it ends with it, also when the binary crashes; its
+// directory then stays until the next server starts.
 package pgtest
 
 import (

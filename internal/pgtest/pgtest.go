@@ -3,6 +3,7 @@
 package pgtest
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -83,7 +85,8 @@ func find(t testing.TB) string {
 }
 
 func open(bin string, options ...string) (*Server, error) {
-	home, err := os.MkdirTemp(roomy(), "pgtest-")
+	sweep()
+	home, err := os.MkdirTemp(roomy(), fmt.Sprintf("pgtest-%d-", os.Getpid()))
 	if err != nil {
 		return nil, err
 	}
@@ -97,6 +100,17 @@ func open(bin string, options ...string) (*Server, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// sweep removes what crashed test binaries have left behind.
+func sweep() {
+	left, _ := filepath.Glob(filepath.Join(cmp.Or(roomy(), os.TempDir()), "pgtest-*-*"))
+	for _, home := range left {
+		pid, err := strconv.Atoi(strings.Split(filepath.Base(home), "-")[1])
+		if err == nil && syscall.Kill(pid, 0) == syscall.ESRCH {
+			os.RemoveAll(home)
+		}
+	}
 }
 
 // roomy returns where the server goes, "" for the usual place.

@@ -105,6 +105,16 @@ func TestRequestThatArrivesLateIsLockedOut(t *testing.T) {
 	wantChanges(t, s, "late", start, "put v", "delete")
 }
 
+// A session that was idle for so long that its row was swept makes a new one.
+func TestForgottenSessionIsReplaced(t *testing.T) {
+	t.Parallel()
+	s := open(t, postgres.Config{})
+	rev := mustPut(t, s, "a", "1", 0)
+	execute(t, pgtest.Shared(t).URL(), "DELETE FROM "+s.Schema()+".writers")
+	rev = mustPut(t, s, "a", "2", rev)
+	wantEntry(t, s, "a", "2", rev)
+}
+
 // awaitIdle returns when no session of the database is at work, other than the one that asks.
 func awaitIdle(t *testing.T, schema string) {
 	execute(t, pgtest.Shared(t).URL(), fmt.Sprintf(`DO $$ BEGIN
@@ -119,7 +129,7 @@ func awaitIdle(t *testing.T, schema string) {
 func TestCallThatEndsInDoubtSaysSo(t *testing.T) {
 	t.Parallel()
 	server := pgtest.New(t)
-	s := open(t, postgres.Config{URL: server.URL(), Patience: 400 * time.Millisecond})
+	s := open(t, postgres.Config{URL: server.URL(), Patience: 1500 * time.Millisecond})
 	rev := mustPut(t, s, "a", "1", 0)
 	server.Pause()
 	_, err := s.Put(t.Context(), "a", []byte("2"), rev)
@@ -146,6 +156,26 @@ func TestCallThatEndsInDoubtSaysSo(t *testing.T) {
 		t.Fatalf("Get gives %q, %v", e.Value, err)
 	}
 	mustPut(t, s, "a", "3", e.Revision)
+	closeWhileStalled(t, s, server)
+}
+
+// closeWhileStalled closes a store whose server does not answer, amid a Put: Close ends, and so does the Put.
+func closeWhileStalled(t *testing.T, s *postgres.Store, server *pgtest.Server) {
+	server.Pause()
+	defer server.Resume()
+	ended := make(chan error)
+	go func() {
+		_, err := s.Put(context.Background(), "closing", nil, 0)
+		ended <- err
+	}()
+	s.AwaitSent()
+	started := time.Now()
+	if err := s.Close(); err != nil || time.Since(started) > 30*time.Second {
+		t.Errorf("Close takes %v, %v", time.Since(started), err)
+	}
+	if err := <-ended; !errors.Is(err, store.ErrClosed) && !errors.Is(err, postgres.ErrUnavailable) {
+		t.Errorf("Put that Close ends: %v", err)
+	}
 }
 
 func awaitHealthy(t *testing.T, s *postgres.Store) {

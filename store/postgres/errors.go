@@ -57,6 +57,9 @@ func connectError(err error) error {
 	if errors.As(err, &answer) {
 		cause.answer = answer
 	}
+	if errors.Is(err, pgconn.ErrReadOnlyConnection) {
+		return &hinted{cause, hints["25006"]}
+	}
 	return cause
 }
 
@@ -160,5 +163,9 @@ func gaveUp(ctx context.Context, last error) error {
 	if last == nil {
 		return ErrUnavailable
 	}
-	return &hinted{fmt.Errorf("%w: %w", ErrUnavailable, last), "is PostgreSQL running, and does the URL lead to it?"}
+	err := fmt.Errorf("%w: %w", ErrUnavailable, last)
+	if hasHint(last) {
+		return err
+	}
+	return &hinted{err, "is PostgreSQL running, and does the URL lead to it?"}
 }

@@ -14,8 +14,12 @@ func WithPoll(c Config, every time.Duration) Config {
 // SchemaVersion is the newest that this program knows.
 var SchemaVersion = len(migrations)
 
-// Suits says what is wrong with a server.
-var Suits = suits
+// Suits says what is wrong with a server, Explained what an error of the driver means, Passing whether to try again.
+var (
+	Suits     = suits
+	Explained = explained
+	Passing   = passing
+)
 
 // Schema is where the store lies.
 func (s *Store) Schema() string { return s.config.Schema }
@@ -35,4 +39,15 @@ func (s *Store) Prune(ctx context.Context) error { return s.prune(ctx) }
 func (s *Store) Logged(ctx context.Context) (n int, err error) {
 	err = s.pool.QueryRow(ctx, s.sql.text(`SELECT count(*) FROM converge.changes`)).Scan(&n)
 	return n, err
+}
+
+// AwaitSent returns when nothing waits to be sent, and something was on its way.
+func (s *Store) AwaitSent() {
+	for s.writer.queue.room.TryAcquire(maxQueueBytes) {
+		s.writer.queue.room.Release(maxQueueBytes)
+		time.Sleep(time.Millisecond)
+	}
+	for s.writer.queue.length() > 0 {
+		time.Sleep(time.Millisecond)
+	}
 }

@@ -79,7 +79,11 @@ func (s *Store) newListing(ctx context.Context, prefix string) *listing {
 // open reads the first page, if it has to in several attempts.
 func (l *listing) open() error {
 	l.watch.expect(l.s.config.Patience, errPatience)
-	err := l.s.retry(l.watch.ctx, func(ctx context.Context) error {
+	err := l.s.retry(l.watch.ctx, l.short)
+	if err != nil || l.whole {
+		return err
+	}
+	err = l.s.retry(l.watch.ctx, func(ctx context.Context) error {
 		err := l.start(ctx)
 		if err != nil {
 			l.release()
@@ -95,6 +99,30 @@ func (l *listing) open() error {
 	return err
 }
 
+// short reads everything with one statement, which needs no transaction, if it fits into a page.
+func (l *listing) short(ctx context.Context) error {
+	l.page = nil
+	rows, err := l.s.pool.Query(ctx, l.s.sql.page, l.prefix, afterPrefix(l.prefix), pageLength, pageBytes)
+	if err != nil {
+		return err
+	}
+	var key *string
+	var value []byte
+	var revision *int64
+	size := 0
+	_, err = pgx.ForEachRow(rows, []any{&l.revision, &key, &value, &revision}, func() error {
+		if key != nil {
+			l.page = append(l.page, store.Entry{Key: *key, Value: value, Revision: store.Revision(*revision)})
+			size += len(value)
+			value = nil
+		}
+		return nil
+	})
+	l.whole = err == nil && len(l.page) < pageLength && size < pageBytes
+	return err
+}
+
+// start begins a transaction for what is longer, and reads its first page.
 func (l *listing) start(ctx context.Context) (err error) {
 	if l.borrowed, err = l.s.pool.Acquire(ctx); err != nil {
 		return err

@@ -10,8 +10,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/converge-agents/converge/internal/pgtest"
+	"github.com/converge-agents/converge/store"
 	"github.com/converge-agents/converge/store/postgres"
 )
 
@@ -178,6 +182,8 @@ func TestOpenSaysWhatToDo(t *testing.T) {
 	t.Parallel()
 	server, role := pgtest.Shared(t), pgtest.Name()
 	execute(t, server.URL(), fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD 'x'", role))
+	reader := pgtest.Name()
+	execute(t, server.URL(), fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD 'x'; ALTER ROLE %s SET default_transaction_read_only = on", reader, reader))
 	foreign := pgtest.Name()
 	execute(t, server.URL(), fmt.Sprintf("CREATE SCHEMA %s; CREATE TABLE %s.entries (id int)", foreign, foreign))
 	for name, c := range map[string]struct {
@@ -189,6 +195,7 @@ func TestOpenSaysWhatToDo(t *testing.T) {
 		"wrong login":    {postgres.Config{URL: "postgres://a:b@" + server.Addr + "/postgres"}, "password authentication failed", "check user and password"},
 		"no database":    {postgres.Config{URL: strings.Replace(server.URL(), "/postgres?", "/nowhere?", 1)}, "nowhere", "createdb"},
 		"no permission":  {postgres.Config{URL: fmt.Sprintf("postgres://%s:x@%s/postgres", role, server.Addr)}, "permission denied", "GRANT CREATE"},
+		"read only":      {postgres.Config{URL: fmt.Sprintf("postgres://%s:x@%s/postgres", reader, server.Addr)}, "read only", "name the primary"},
 		"foreign tables": {postgres.Config{URL: server.URL(), Schema: foreign}, "already exists", "choose another"},
 	} {
 		_, err := postgres.Open(t.Context(), c.config)
@@ -198,6 +205,30 @@ func TestOpenSaysWhatToDo(t *testing.T) {
 		}
 		wantHint(t, err, c.hint)
 	}
+}
+
+// Tables that somebody drops, and a disk that is full, are told from a server that is away: no call waits for them.
+func TestFailuresThatDoNotPass(t *testing.T) {
+	t.Parallel()
+	s := open(t, postgres.Config{Patience: time.Hour})
+	mustPut(t, s, "a", "", 0)
+	execute(t, pgtest.Shared(t).URL(), "DROP TABLE "+s.Schema()+".entries")
+	_, err := s.Get(t.Context(), "a")
+	wantHint(t, err, "restore")
+	_, err = s.Put(t.Context(), "b", nil, 0)
+	wantHint(t, err, "restore")
+	if strings.Contains(err.Error(), "may have happened") {
+		t.Errorf("a change that the server refused: %v", err)
+	}
+	execute(t, pgtest.Shared(t).URL(), "DROP SCHEMA "+s.Schema()+" CASCADE")
+	_, err = s.Put(t.Context(), "b", nil, 0)
+	wantHint(t, err, "start anew")
+
+	full := postgres.Explained(&pgconn.PgError{Severity: "ERROR", Code: "53100", Message: "could not extend file"})
+	if !errors.Is(full, store.ErrFull) || postgres.Passing(full) {
+		t.Errorf("a full disk: %v", full)
+	}
+	wantHint(t, full, "make room")
 }
 
 func TestConfigNamesTheFieldAtFault(t *testing.T) {

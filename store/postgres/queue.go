@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"runtime"
 	"sync"
 
 	"golang.org/x/sync/semaphore"
@@ -144,6 +145,23 @@ func (q *queue) take() []*change {
 		batch = append(batch, c)
 	}
 	return batch
+}
+
+// gather lets the callers whom the last batch served come back, for as long as more come, so that callers do not split
+// into groups that take turns.
+func (q *queue) gather() {
+	for idle, seen := 0, q.length(); idle < 4; idle++ {
+		runtime.Gosched()
+		if now := q.length(); now > seen {
+			idle, seen = 0, now
+		}
+	}
+}
+
+func (q *queue) length() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.list.Len()
 }
 
 // stay returns those for which somebody still waits.

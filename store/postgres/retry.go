@@ -45,6 +45,7 @@ func (s *Store) retry(ctx context.Context, fn func(context.Context) error) error
 			return err
 		}
 		s.health.set(err)
+		s.pool.Reset() // what broke one connection may have broken all
 		if !pauses.pause(ctx) {
 			return gaveUp(ctx, err)
 		}

@@ -213,13 +213,14 @@ type statements struct {
 	schema  string // quoted
 	channel string // of notifications
 
-	get, revision, list, changes, changesBelow, apply, open, fence, forget string
+	get, revision, page, list, changes, changesBelow, apply, open, fence, forget string
 }
 
 func newStatements(schema string) statements {
 	q := statements{schema: pgx.Identifier{schema}.Sanitize(), channel: "converge_" + schema}
 	q.get = q.text(`SELECT value, revision FROM converge.entries WHERE key = $1`)
 	q.revision = q.text(`SELECT revision FROM converge.counter`)
+	q.page = q.text(pageSQL)
 	q.list = q.text(`SELECT key, value, revision FROM converge.entries WHERE key >= $1 AND key < $2 ORDER BY key`)
 	q.changes = q.text(fmt.Sprintf(changesSQL, ""))
 	q.changesBelow = q.text(fmt.Sprintf(changesSQL, "AND key >= $4 AND key < $5"))
@@ -237,6 +238,13 @@ const changesSQL = `SELECT c.compacted, c.revision, p.revision, p.key, p.value F
 		SELECT revision, key, value FROM converge.changes WHERE revision > $1 %s ORDER BY revision LIMIT $2
 	) page
 ) p ON p.before < $3 ORDER BY p.revision`
+
+// pageSQL reads entries from $1 to before $2, with the same bounds, and the revision of the moment.
+const pageSQL = `SELECT c.revision, p.key, p.value, p.revision FROM converge.counter c LEFT JOIN LATERAL (
+	SELECT key, value, revision, sum(octet_length(value)) OVER (ORDER BY key) - octet_length(value) AS before FROM (
+		SELECT key, value, revision FROM converge.entries WHERE key >= $1 AND key < $2 ORDER BY key LIMIT $3
+	) page
+) p ON p.before < $4 ORDER BY p.key`
 
 // text puts the schema into a statement.
 func (q statements) text(sql string) string {

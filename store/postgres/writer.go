@@ -59,7 +59,10 @@ func (w *writer) run() {
 			return
 		}
 		for batch := w.queue.take(); len(batch) > 0; batch = w.queue.take() {
-			w.commit(batch)
+			size := len(batch)
+			if w.commit(batch); size > 1 {
+				w.queue.gather()
+			}
 		}
 	}
 }
