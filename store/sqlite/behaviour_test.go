@@ -133,7 +133,7 @@ func TestCloseWritesWhatWaits(t *testing.T) {
 	}
 }
 
-const many = 2000 // more than a page
+const many = 700 // more than a page
 
 func filled(t *testing.T, c sqlite.Config) *sqlite.Store {
 	s := open(t, c)
