@@ -306,6 +306,14 @@ func (w *writer) settle(err error) error {
 	return err
 }
 
+// check returns why nothing can be done with the store, nil if it is well.
+func (w *writer) check() error {
+	if w.isClosing() {
+		return store.ErrClosed
+	}
+	return w.failure()
+}
+
 // failure returns why the store has failed, nil if it has not.
 func (w *writer) failure() error {
 	if err := w.failed.Load(); err != nil {
