@@ -72,11 +72,14 @@ func TestFullStoreAnswersEachChange(t *testing.T) {
 	wantCount(t, s, len(revisions))
 }
 
+// wantCount may be called in any goroutine.
 func wantCount(t *testing.T, s store.Store, want int) {
 	t.Helper()
 	n := 0
 	for _, err := range s.List(t.Context(), "") {
-		must(t, err)
+		if err != nil {
+			t.Errorf("List: %v", err)
+		}
 		n++
 	}
 	if n != want {
