@@ -237,7 +237,7 @@ func (s *Store) get(ctx context.Context, key string) (store.Entry, error) {
 
 // reader borrows a connection from a store that works.
 func (s *Store) reader(ctx context.Context) (*reader, error) {
-	if err := s.writer.failure(); err != nil {
+	if err := s.writer.check(); err != nil {
 		return nil, err
 	}
 	return s.readers.borrow(ctx)
