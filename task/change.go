@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/store"
 )
 
 var errNotReady = fmt.Errorf("%w yet", ErrNotPending)
@@ -13,6 +14,7 @@ var errNotReady = fmt.Errorf("%w yet", ErrNotPending)
 const (
 	deadlineReason = "deadline exceeded"
 	lapseReason    = "claim expired"
+	lostReason     = "its record on the store cannot be read or believed any more"
 )
 
 // endedByManager reports whether a failure is one that no agent has reported.
@@ -81,6 +83,13 @@ func (r *record) bound(now int64) {
 	if r.status == Assigned {
 		r.expires = min(r.expires, now+int64(r.spec.ClaimTTL))
 	}
+}
+
+// lost returns what is told of a task whose record has been spoilt. It is never stored.
+func (r *record) lost(at store.Revision) *record {
+	next := r.changed(Failed, r.updated)
+	next.claimant, next.outcome, next.revision = identity.ID{}, newOutcome(nil, "", lostReason), at
+	return next
 }
 
 // assign gives a task to an agent. An expired claim does not have to be released first.

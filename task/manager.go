@@ -65,6 +65,7 @@ type Manager struct {
 	logger     *slog.Logger
 	counts     counts
 	unreadable unreadable
+	strangers  strangers
 	keep, dead time.Duration // how long tasks and dead letters are kept
 	attic      *attic
 	health     health
@@ -93,6 +94,7 @@ func New(c Config) (*Manager, error) {
 		maxPending: cmp.Or(c.MaxPending, 1000000),
 		logger:     c.Logger,
 		earlier:    make(chan struct{}, 1),
+		strangers:  strangers{news: make(chan struct{}, 1)},
 		attic:      newAttic(),
 	}
 	if m.store == nil {
@@ -553,11 +555,23 @@ func (m *Manager) learn(r *record) {
 // decode returns nil for a record that cannot be read, and sees to it that somebody learns of it.
 func (m *Manager) decode(e store.Entry) *record {
 	r, err := m.open(e)
+	if err == nil && m.verifier == nil {
+		return r
+	}
+	strange := m.strangers.note(e.Key, err)
 	if err != nil && m.unreadable.add(e.Key, e.Revision) {
 		m.counts.corrupt.Add(1)
-		m.logger.Error("task record is skipped", "error", err)
+		m.logSkipped(strange, err)
 	}
 	return r
+}
+
+func (m *Manager) logSkipped(strange bool, err error) {
+	if strange {
+		m.logger.Warn("task record is skipped until the agent that has signed it is known", "error", err)
+	} else {
+		m.logger.Error("task record is skipped", "error", err)
+	}
 }
 
 // open reads a record of the store, and believes it only if those have signed it that it names. Its errors

@@ -78,10 +78,14 @@ func (v *Verifier) verify(how func(identity.ID, proof.Statement, []byte) error, 
 		return nil
 	case errors.Is(err, proof.ErrMissing):
 		return fmt.Errorf("%w: %s, agent %s", ErrUnsigned, role, by.Short())
+	case errors.Is(err, identity.ErrUnknown):
+		return &strangerError{by, fmt.Errorf("%w: %s: %w", ErrForged, role, err)}
 	default:
 		return fmt.Errorf("%w: %s, agent %s: %w", ErrForged, role, by.Short(), err)
 	}
 }
+
+func (v *Verifier) knows(agent identity.ID) bool { return v.proofs.Knows(agent) }
 
 // verifySubmission reports why a new record is not of the submitter that it names. A manager that is unsafe
 // believes everything.

@@ -65,6 +65,12 @@ func (v *Verifier) VerifyPast(by identity.ID, s Statement, proof []byte) error {
 	return v.verify(by, s, proof, v.lookupPast)
 }
 
+// Knows reports whether an agent is known now.
+func (v *Verifier) Knows(agent identity.ID) bool {
+	_, err := v.keys.Lookup(agent)
+	return err == nil
+}
+
 func (v *Verifier) verify(by identity.ID, s Statement, proof []byte, lookup func(agentKey) (ed25519.PublicKey, error)) error {
 	p, err := parse(proof)
 	if err != nil {
