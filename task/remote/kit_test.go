@@ -47,6 +47,7 @@ type site struct {
 	registry *identity.Registry
 	store    store.Store
 	tasks    *task.Manager
+	verifier *task.Verifier // nil where signatures are not what a test is about
 	policy   remote.Policy
 	stop     func() // Hanna's place, as if its machine were switched off
 	desk     *remote.Host
@@ -68,7 +69,7 @@ func newSite(t *testing.T) *site {
 
 // open starts Hanna's place.
 func (s *site) open() {
-	s.tasks = must(task.New(task.Config{Store: s.store, UnsignedUnsafe: true, Logger: quiet}))
+	s.tasks = must(task.New(task.Config{Store: s.store, Verifier: s.verifier, UnsignedUnsafe: s.verifier == nil, Logger: quiet}))
 	s.desk = must(remote.NewHost(remote.HostConfig{Tasks: s.tasks, Allow: s.policy, Logger: quiet}))
 	s.stop = s.serve(s.desk)
 }
