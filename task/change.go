@@ -49,7 +49,9 @@ func (r *record) due() int64 {
 func (r *record) waits(now int64) bool { return r.ready > now }
 
 // lastLapse tells whether the claim is the last one that may run out.
-func (r *record) lastLapse() bool { return r.attempts+1 >= cmp.Or(r.spec.MaxAttempts, DefaultLapses) }
+func (r *record) lastLapse() bool {
+	return int(r.attempts)+1 >= cmp.Or(r.spec.MaxAttempts, DefaultLapses)
+}
 
 // expire does what is due: it fails a task at its deadline, and ends an attempt whose claim has expired.
 func (r *record) expire(now int64) *record {
@@ -162,11 +164,11 @@ func (r *record) fail(c *Claim, o *outcome, permanent bool, now int64) (*record,
 	next.attempts++
 	switch {
 	case permanent || r.spec.MaxAttempts == 0:
-	case next.attempts >= r.spec.MaxAttempts:
+	case int(next.attempts) >= r.spec.MaxAttempts:
 		next.dead = true
 	default:
 		next.status, next.claimant = Pending, identity.ID{}
-		next.ready = now + int64(r.spec.Backoff.pause(next.attempts))
+		next.ready = now + int64(r.spec.Backoff.pause(int(next.attempts)))
 	}
 	return next, nil
 }

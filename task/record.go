@@ -2,7 +2,6 @@ package task
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -36,7 +35,7 @@ type record struct {
 	expires  int64 // when the claim does
 	updated  int64
 	ready    int64 // when it can be claimed
-	attempts int
+	attempts uint16
 	status   Status
 	dead     bool
 	outcome  *outcome // nil if there is nothing to tell
@@ -60,18 +59,14 @@ type outcome struct {
 }
 
 // newRecord makes the record of a task that is yet to be stored.
-func newRecord(spec Spec, now int64) (*record, error) {
-	encoded, err := spec.submission()
-	if err != nil {
-		return nil, err
-	}
-	f := newFixed(spec, encoded)
+func newRecord(spec Spec, now int64) *record {
+	f := newFixed(spec, spec.submission())
 	f.created, f.key = now, store.Key(folder, spec.ID)
 	r := &record{fixed: f, status: Pending, updated: now}
 	if ready := fromTime(spec.NotBefore); ready > now {
 		r.ready = ready
 	}
-	return r, nil
+	return r
 }
 
 func newFixed(spec Spec, encoded []byte) *fixed {
@@ -83,7 +78,7 @@ func (r *record) task() Task {
 	t := Task{
 		Spec: r.spec, Status: r.status, Claimant: r.claimant, Epoch: r.epoch, ClaimExpires: toTime(r.expires),
 		CreatedAt: toTime(r.created), UpdatedAt: toTime(r.updated), ReadyAt: toTime(r.ready),
-		Attempts: r.attempts, DeadLetter: r.dead, Revision: r.revision,
+		Attempts: int(r.attempts), DeadLetter: r.dead, Revision: r.revision,
 	}
 	if o := r.outcome; o != nil {
 		t.Result, t.ResultType, t.Error = o.result, o.resultType, o.reason
@@ -121,7 +116,7 @@ func idOf(key string) (string, error) {
 	return parts[1], nil
 }
 
-// submissionPart is the second map of a record: all of a Spec and nothing else.
+// submissionPart is the second map of a record, as it is read: all of a Spec and nothing else.
 type submissionPart struct {
 	ID           string   `cbor:"1,keyasint"`
 	Kind         string   `cbor:"2,keyasint"`
@@ -143,13 +138,24 @@ type submissionPart struct {
 // submission returns the bytes that stand for what is submitted. It is the one place that makes them:
 // the same Spec gives the same bytes, and other ones give others. The Spec has to be a complete one; see
 // [Spec.check].
-func (s *Spec) submission() ([]byte, error) {
-	return encoding.Marshal(&submissionPart{
-		ID: s.ID, Kind: s.Kind, Params: s.Params, Capabilities: s.Capabilities, Topic: s.Topic.String(), Pool: s.Pool,
-		Submitter: s.Submitter[:], ClaimTTL: int64(s.ClaimTTL), Deadline: fromTime(s.Deadline), Priority: s.Priority,
-		NotBefore: fromTime(s.NotBefore), MaxAttempts: s.MaxAttempts,
-		BackoffBase: int64(s.Backoff.Base), BackoffMax: int64(s.Backoff.Max), Key: s.IdempotencyKey,
-	})
+func (s *Spec) submission() []byte {
+	w := cose.NewMapWriter(make([]byte, 0, 192+len(s.Params)))
+	w.Text(1, s.ID)
+	w.Text(2, s.Kind)
+	w.Bytes(3, s.Params)
+	w.Texts(4, s.Capabilities)
+	w.Text(5, s.Topic.String())
+	w.Text(6, s.Pool)
+	w.Bytes(7, s.Submitter[:])
+	w.Int(8, int64(s.ClaimTTL))
+	w.Int(9, fromTime(s.Deadline))
+	w.Int(10, int64(s.Priority))
+	w.Int(11, fromTime(s.NotBefore))
+	w.Int(12, int64(s.MaxAttempts))
+	w.Int(13, int64(s.Backoff.Base))
+	w.Int(14, int64(s.Backoff.Max))
+	w.Text(15, s.IdempotencyKey)
+	return w.End()
 }
 
 // statePart is the first map of a record, as it is read. Its zeros are left out. The first three fields
@@ -279,8 +285,8 @@ func decodeSubmission(encoded []byte) (Spec, error) {
 	if err := spec.check(); err != nil {
 		return Spec{}, err
 	}
-	if again, err := spec.submission(); err != nil || !bytes.Equal(again, encoded) {
-		return Spec{}, cmp.Or(err, errNotDeterministic)
+	if !bytes.Equal(spec.submission(), encoded) {
+		return Spec{}, errNotDeterministic
 	}
 	return spec, nil
 }
@@ -293,7 +299,7 @@ func (r *record) decodeState(encoded []byte) error {
 		return err
 	}
 	r.status, r.epoch, r.expires, r.updated = Status(p.Status), p.Epoch, p.ClaimExpires, p.UpdatedAt
-	r.created, r.ready, r.attempts, r.dead = p.CreatedAt, p.ReadyAt, int(p.Attempts), p.Dead != 0
+	r.created, r.ready, r.attempts, r.dead = p.CreatedAt, p.ReadyAt, p.Attempts, p.Dead != 0
 	if len(p.Claimant) != 0 {
 		var err error
 		if r.claimant, err = toID("claimant", p.Claimant); err != nil {
@@ -394,7 +400,6 @@ func toID(field string, b []byte) (identity.ID, error) {
 }
 
 var (
-	encoding = must(cbor.CoreDetEncOptions().EncMode())
 	decoding = must(cbor.DecOptions{
 		DupMapKey:         cbor.DupMapKeyEnforcedAPF,
 		IndefLength:       cbor.IndefLengthForbidden,
