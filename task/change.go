@@ -19,7 +19,7 @@ const (
 
 // endedByManager reports whether a failure is one that no agent has reported.
 func (r *record) endedByManager() bool {
-	return r.outcome != nil && (r.outcome.reason == deadlineReason || r.outcome.reason == lapseReason)
+	return r.outcome != nil && r.outcome.proof == nil && (r.outcome.reason == deadlineReason || r.outcome.reason == lapseReason)
 }
 
 // The functions below are the transitions of a task. Each returns the changed copy of a record, not yet
@@ -29,7 +29,7 @@ func (r *record) endedByManager() bool {
 func (r *record) changed(to Status, now int64) *record {
 	next := *r
 	next.status, next.updated = to, now
-	next.expires, next.ready, next.revision, next.proof = 0, 0, 0, nil
+	next.expires, next.ready, next.revision = 0, 0, 0
 	return &next
 }
 
@@ -56,7 +56,9 @@ func (r *record) due() int64 {
 func (r *record) waits(now int64) bool { return r.ready > now }
 
 // lastLapse tells whether the claim is the last one that may run out.
-func (r *record) lastLapse() bool { return r.attempts+1 >= cmp.Or(r.spec.MaxAttempts, DefaultLapses) }
+func (r *record) lastLapse() bool {
+	return int(r.attempts)+1 >= cmp.Or(r.spec.MaxAttempts, DefaultLapses)
+}
 
 // expire does what is due: it fails a task at its deadline, and ends an attempt whose claim has expired.
 func (r *record) expire(now int64) *record {
@@ -162,7 +164,7 @@ func (r *record) end(e *Ending, o *outcome, now int64) (*record, error) {
 		return nil, err
 	}
 	next := r.changed(e.Status, now)
-	next.outcome, next.proof = o, e.Proof
+	next.outcome = o
 	if e.Status == Failed {
 		next.fail(e.Permanent, now)
 	}
@@ -174,11 +176,11 @@ func (r *record) fail(permanent bool, now int64) {
 	r.attempts++
 	switch {
 	case permanent || r.spec.MaxAttempts == 0:
-	case r.attempts >= r.spec.MaxAttempts:
+	case int(r.attempts) >= r.spec.MaxAttempts:
 		r.dead = true
 	default:
-		r.status, r.claimant, r.proof = Pending, identity.ID{}, nil
-		r.ready = now + int64(r.spec.Backoff.pause(r.attempts))
+		r.status, r.claimant, r.outcome = Pending, identity.ID{}, r.outcome.unproven()
+		r.ready = now + int64(r.spec.Backoff.pause(int(r.attempts)))
 	}
 }
 

@@ -181,10 +181,7 @@ func (m *Manager) submit(ctx context.Context, given *Spec) (r *record, existed b
 		return nil, false, err
 	}
 	now := m.clock.now()
-	r, err = newRecord(s, now)
-	if err != nil {
-		return nil, false, err
-	}
+	r = newRecord(s, now)
 	if err = m.verifySubmission(r); err != nil {
 		return nil, false, err
 	}
@@ -233,11 +230,7 @@ func (m *Manager) submittedBefore(ctx context.Context, r *record, anyTTL bool, c
 	if anyTTL {
 		s.ClaimTTL = old.spec.ClaimTTL
 	}
-	encoded, err := s.submission()
-	if err != nil {
-		return nil, false, err
-	}
-	if !bytes.Equal(encoded, old.encoded) {
+	if !bytes.Equal(s.submission(), old.encoded) {
 		return nil, false, fmt.Errorf("%w: with the same idempotency key and other content", ErrExists)
 	}
 	return old, true, nil
