@@ -179,6 +179,7 @@ func TestMessageIsNoDescriptor(t *testing.T) {
 func TestStatementOfAnotherDomainIsNoDescriptor(t *testing.T) {
 	for _, domain := range []cose.Domain{
 		cose.DomainMessage, cose.DomainKeys, cose.DomainDelegation, cose.DomainReceipt, cose.DomainBallot,
+		cose.DomainTask, cose.DomainResult,
 	} {
 		raw := cose.SignStatement(alice, kid(alice), domain, typ, by(alice).encode())
 		refuses(t, raw, discovery.ErrForged)

@@ -59,7 +59,7 @@ func ended(id string, by *identity.Identity, result string) task.Task {
 }
 
 func endedIn(network string, s task.Spec, by *identity.Identity, result string) task.Task {
-	e := task.Completion(task.Claim{TaskID: s.ID, Agent: by.ID(), Epoch: 1, Submission: must(s.Digest())}, []byte(result), "")
+	e := task.Completion(task.Claim{TaskID: s.ID, Agent: by.ID(), Epoch: 1, Submission: s.Digest()}, []byte(result), "")
 	if errs := must(task.NewSigner(by, network)).SignEndings(&e); errs != nil {
 		panic(errs[0])
 	}

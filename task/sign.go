@@ -35,7 +35,7 @@ func Failure(c Claim, reason string) Ending {
 
 // outcome returns what a record keeps of the ending. It shares the result.
 func (e *Ending) outcome() *outcome {
-	return newOutcome(e.Result, e.ResultType, fitReason(e.Reason))
+	return newOutcome(e.Result, e.ResultType, fitReason(e.Reason)).provenBy(e.Proof)
 }
 
 // check holds an ending to the rules.
@@ -115,7 +115,7 @@ func (s *Signer) complete(spec *Spec) ([]byte, error) {
 		return nil, err
 	}
 	*spec = whole
-	return whole.submission()
+	return whole.submission(), nil
 }
 
 // SignEndings sets the Proof of endings of tasks that the signer's agent holds. Several share a signature.

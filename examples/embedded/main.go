@@ -13,7 +13,6 @@ import (
 
 	"github.com/converge-agents/converge"
 	"github.com/converge-agents/converge/identity"
-	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/ratelimit"
 	"github.com/converge-agents/converge/role"
 	"github.com/converge-agents/converge/store/memory"
@@ -34,10 +33,6 @@ func main() {
 	check(tools.Register(tool.Func("lines", countLines), tool.Options{Timeout: time.Second}))
 	perSender := ratelimit.Limit{Rate: 10, Burst: 20} // messages a second, and at once
 	limiter := must(ratelimit.New(ratelimit.Config{Global: ratelimit.Unlimited, Sender: perSender, Topic: ratelimit.Unlimited}))
-	show := transport.OnReceive(func(_ context.Context, m *message.Message) (*message.Message, error) {
-		fmt.Printf("%s vouches: %s\n", m.Sender().Short(), m.Body())
-		return m, nil // nil would drop the message
-	})
 	run := func(c converge.Config) <-chan error {
 		c.Identity, c.Network, c.Registry, c.Tasks = must(identity.Generate()), "embedded", registry, tasks
 		c.Transport = network.Endpoint(c.Identity.ID())
@@ -54,10 +49,10 @@ func main() {
 		{Kind: "count", Capabilities: []string{"count"}, Params: json.RawMessage(`{"File": "go.mod"}`)},
 		{Kind: "count", Capabilities: []string{"count"}, Params: json.RawMessage(`{"File": "README.md"}`)},
 	}}))
-	coordinatorEnded := run(converge.Config{Agent: coordinator, Hooks: []transport.Hook{ratelimit.NewHook(limiter), show}})
+	coordinatorEnded := run(converge.Config{Agent: coordinator, Hooks: []transport.Hook{ratelimit.NewHook(limiter)}})
 	<-coordinator.Done()
 	for _, o := range coordinator.Outcomes() {
-		fmt.Printf("%s: %s lines, signed %t, error %v\n", o.Task.Params, o.Task.Result, o.Signed, o.Err)
+		fmt.Printf("%s: %s lines, signed %t by %s, error %v\n", o.Task.Params, o.Task.Result, o.Signed, o.Task.Claimant.Short(), o.Err)
 	}
 	stop()
 	check(errors.Join(<-workerEnded, <-coordinatorEnded))

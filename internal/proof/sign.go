@@ -26,7 +26,9 @@ type entry struct {
 }
 
 // NewSigner returns a signer for an agent.
-func NewSigner(id *identity.Identity) *Signer { return &Signer{identity: id} }
+func NewSigner(id *identity.Identity) *Signer {
+	return &Signer{identity: id, group: group.Commit[*entry]{Yield: true}}
+}
 
 // ID returns the agent whose statements s signs.
 func (s *Signer) ID() identity.ID { return s.identity.ID() }

@@ -29,9 +29,10 @@ type EpochSource interface {
 //
 // It remembers up to 2 × 32,768 keys too, under which it has verified something: see [Verifier.VerifyPast].
 type Verifier struct {
-	keys  KeySource
-	roots cache[signedRoot, struct{}]
-	past  cache[agentKey, ed25519.PublicKey] // keys that have verified something
+	keys     KeySource
+	roots    cache[signedRoot, struct{}]
+	underWay underWay
+	past     cache[agentKey, ed25519.PublicKey] // keys that have verified something
 }
 
 // agentKey names a key of an agent.
@@ -63,6 +64,12 @@ func (v *Verifier) Verify(by identity.ID, s Statement, proof []byte) error {
 // been when v verified something of it.
 func (v *Verifier) VerifyPast(by identity.ID, s Statement, proof []byte) error {
 	return v.verify(by, s, proof, v.lookupPast)
+}
+
+// Knows reports whether an agent is known now.
+func (v *Verifier) Knows(agent identity.ID) bool {
+	_, err := v.keys.Lookup(agent)
+	return err == nil
 }
 
 func (v *Verifier) verify(by identity.ID, s Statement, proof []byte, lookup func(agentKey) (ed25519.PublicKey, error)) error {
@@ -129,14 +136,48 @@ func (v *Verifier) verifyShared(by identity.ID, key ed25519.PublicKey, p parts, 
 	if copy(root.key[:], key) != len(key) {
 		return ErrForged
 	}
-	if _, known := v.roots.get(root); known {
+	if _, known := v.roots.get(root); known || v.underWay.verify(&root, key) {
+		v.roots.add(root, struct{}{})
 		return nil
 	}
-	if !cose.VerifyRoot(key, by[:], root.root, p.signature) {
-		return ErrForged
+	return ErrForged
+}
+
+// underWay is the verifications that are under way: those who signed together come together, and one works for
+// all. Each caller waits for one, so the callers bound it.
+type underWay struct {
+	mu    sync.Mutex
+	calls map[signedRoot]*call
+}
+
+// call is a verification. Once done is closed, ok tells how it went.
+type call struct {
+	done chan struct{}
+	ok   bool
+}
+
+// verify reports whether the key has signed the root.
+func (u *underWay) verify(root *signedRoot, key ed25519.PublicKey) bool {
+	u.mu.Lock()
+	c, others := u.calls[*root]
+	if !others {
+		if u.calls == nil {
+			u.calls = map[signedRoot]*call{}
+		}
+		c = &call{done: make(chan struct{})}
+		u.calls[*root] = c
 	}
-	v.roots.add(root, struct{}{})
-	return nil
+	u.mu.Unlock()
+	if others {
+		<-c.done
+		return c.ok
+	}
+	c.ok = cose.VerifyRoot(key, root.by[:], root.root, root.signature[:])
+	u.mu.Lock()
+	delete(u.calls, *root)
+	u.mu.Unlock()
+	close(c.done)
+	return c.ok
 }
 
 // signedRoot is a signature that a key made over a root. Messages of a batch arrive one after the other,
