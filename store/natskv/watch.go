@@ -65,11 +65,11 @@ func (s *Store) resume(ctx context.Context, w *waiter, after uint64) error {
 	}
 	position, life := s.view.at()
 	if after > position {
-		info, err := s.state(ctx)
+		last, err := s.lastSequence(ctx)
 		if err != nil {
 			return err
 		}
-		if after > info.State.LastSeq {
+		if after > last {
 			return store.ErrCompacted
 		}
 	}
