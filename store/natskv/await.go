@@ -153,7 +153,7 @@ func (v *view) expect(sequence uint64) (*waiter, uint64) {
 	}
 	w := newWaiter("")
 	w.target = target
-	v.waiting = append(v.waiting, w)
+	v.waiting.add(w)
 	return w, v.position
 }
 

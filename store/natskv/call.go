@@ -71,7 +71,6 @@ func (s *Store) watchConnection(ctx context.Context) {
 			}
 			s.era.Swap(newEra()).end()
 		case <-ctx.Done():
-			s.era.Load().end()
 			return
 		}
 	}

@@ -85,8 +85,7 @@ func (s *Store) follow(ctx context.Context) error {
 		if d.isEntry() {
 			s.puts.add(d.sequence)
 		}
-		s.view.apply(d)
-		s.noticed(d)
+		s.noticed(d, s.view.apply(d))
 	}
 }
 

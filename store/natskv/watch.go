@@ -169,7 +169,7 @@ func (v *view) park(w *waiter) bool {
 	if w.life != v.life || w.seen < v.position {
 		return false
 	}
-	v.waiting = append(v.waiting, w)
+	v.waiting.add(w)
 	return true
 }
 
