@@ -53,7 +53,7 @@ func TestNodesOfClusterStopInTurn(t *testing.T) {
 	js := connect(t, c.url())
 	var stores []*natskv.Store
 	for range 3 {
-		stores = append(stores, open(t, natskv.Config{JetStream: connect(t, c.url()), Bucket: bucket, Patience: patience}))
+		stores = append(stores, open(t, natskv.Config{JetStream: connect(t, c.url()), Bucket: bucket, History: 1 << 16, Patience: patience}))
 	}
 	seen := watchAll(t, stores[2])
 	l := startLoad(t, stores[:2]...)
