@@ -21,11 +21,11 @@ func (r *Runtime) register(ctx context.Context) (stop func(), err error) {
 		Capabilities: r.config.Capabilities,
 		Endpoints:    r.config.Endpoints,
 	}
-	if _, err := service.Register(ctx, r.config.Identity, d); err != nil {
+	if _, err := service.Register(ctx, r.signer.Identity(), d); err != nil {
 		return nil, err
 	}
 	renewal := &renewal{every: service.TTL() / 2, renew: func() {
-		if _, err := service.Renew(ctx, r.config.Identity, d); err != nil && ctx.Err() == nil {
+		if _, err := service.Renew(ctx, r.signer.Identity(), d); err != nil && ctx.Err() == nil {
 			r.log.Warn("cannot renew the agent's descriptor", "error", err)
 		}
 	}}
@@ -39,7 +39,7 @@ func (r *Runtime) register(ctx context.Context) (stop func(), err error) {
 func (r *Runtime) withdraw(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.config.DrainTimeout)
 	defer cancel()
-	if err := r.config.Discovery.Withdraw(ctx, r.config.Identity); err != nil {
+	if err := r.config.Discovery.Withdraw(ctx, r.signer.Identity()); err != nil {
 		r.log.Warn("cannot withdraw the agent's descriptor; it runs out by itself", "error", err, "within", r.config.Discovery.TTL())
 	}
 }

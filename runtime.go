@@ -156,6 +156,7 @@ type Runtime struct {
 	drafts   []message.Draft // memory of executeAll; empty between turns
 	backoff  time.Duration
 
+	recalled  stat.Vec[message.Reason]
 	turns     stat.Counter
 	errored   stat.Counter
 	decided   decisionCounts
@@ -278,7 +279,10 @@ func (r *Runtime) Run(ctx context.Context) error {
 	if !r.state.CompareAndSwap(int32(StateNew), int32(StateStarting)) {
 		return errors.New("run agent: Run was called before")
 	}
-	err := r.openMarks(ctx)
+	err := r.checkKey()
+	if err == nil {
+		err = r.openMarks(ctx)
+	}
 	if err == nil {
 		if err = r.config.Transport.Start(ctx); err == nil {
 			err = r.runStarted(ctx)

@@ -48,7 +48,7 @@ func newWorld(t *testing.T) *world {
 	return &world{
 		t:        t,
 		network:  must(local.New(local.Config{})),
-		registry: identity.NewRegistry(0),
+		registry: identity.NewRegistryWith(identity.RegistryConfig{Logger: quiet}),
 		tasks:    must(task.New(task.Config{Store: store, Logger: quiet})),
 	}
 }

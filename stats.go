@@ -30,6 +30,7 @@ type Stats struct {
 	Egress    map[string]uint64   // messages that rate limits refused on the way out, by scope
 	Inbox     int                 // messages that wait now
 	Overflow  uint64              // messages that the inbox dropped
+	Withdrawn map[string]uint64   // verified messages that waited until their key did not count, by message.Reason
 	Turns     uint64
 	Failed    uint64 // turns that ended in an error or a panic
 	Decisions map[string]DecisionStats
@@ -72,6 +73,7 @@ func (r *Runtime) Stats() Stats {
 		Egress:    x.limited,
 		Inbox:     r.inbox.Len(),
 		Overflow:  r.inbox.Dropped(),
+		Withdrawn: r.withdrawnCounts(),
 		Turns:     r.turns.Load(),
 		Failed:    r.errored.Load(),
 		Decisions: r.decided.snapshot(),

@@ -2,6 +2,7 @@ package converge
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/converge-agents/converge/internal/panics"
@@ -16,13 +17,14 @@ const (
 
 // assemble gathers what has come for the agent.
 func (r *Runtime) assemble(draining bool) Turn {
-	t := Turn{Messages: r.inbox.Take(r.config.TurnMessages), Failures: r.failures, Draining: draining}
+	waited := r.inbox.Take(r.config.TurnMessages)
+	t := Turn{Messages: slices.DeleteFunc(waited, r.withdrawn), Failures: r.failures, Draining: draining}
 	r.failures = nil
 	t.Results, t.Claimed, t.Ended = r.executor.Collect()
 	if r.config.Tasks != nil && !draining {
 		t.Tasks = r.config.Tasks.Visible(r.profile, r.config.TurnTasks)
 	}
-	if r.inbox.Len() > 0 {
+	if r.inbox.Len() > 0 || len(t.Messages) < len(waited) { // in the latter case drain has to look again
 		r.schedule.Wake()
 	}
 	return t

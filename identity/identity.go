@@ -4,6 +4,11 @@
 // so nobody can choose it and nobody has to be asked for it. A [Registry] maps the IDs that a process
 // knows to their public keys; it believes nothing that it cannot recompute. A key file keeps an
 // Identity between runs.
+//
+// An ID outlives its keys. The key that it derives from, the root key, can sign a [KeyStatement] about another
+// key, the operational one, and from then on be kept elsewhere: [Identity.Rotate] changes the operational key,
+// [Identity.Revoke] ends the agent. A Registry follows the statement with the highest sequence, and never one
+// that is older.
 package identity
 
 import (
@@ -14,12 +19,15 @@ import (
 	"log/slog"
 )
 
-// Identity is an agent's key pair. It is immutable and safe for concurrent use. It never prints its
+// Identity is an agent's ID with the key pair that it signs with, its operational key. It is immutable and safe for concurrent use. It never prints its
 // private key: every fmt verb and slog show the ID only.
 type Identity struct {
 	private func() ed25519.PrivateKey // a func, since fmt finds its way through everything else in a copy
 	public  ed25519.PublicKey
 	id      ID
+
+	epoch     uint64
+	statement string // signed; "" without one
 }
 
 // Generate makes a new identity from the system's random source.
@@ -49,15 +57,15 @@ func fromPrivate(private ed25519.PrivateKey) *Identity {
 	}
 }
 
-// ID returns the agent's ID.
+// ID returns the agent's ID, which derives from its root key.
 func (i *Identity) ID() ID { return i.id }
 
-// PublicKey returns the 32-byte public key; the caller may keep and change it.
+// PublicKey returns the 32-byte operational public key; the caller may keep and change it.
 func (i *Identity) PublicKey() ed25519.PublicKey {
 	return append(ed25519.PublicKey(nil), i.public...)
 }
 
-// Sign returns the 64-byte Ed25519 signature of message. It adds no domain of its own: callers sign
+// Sign returns the 64-byte Ed25519 signature of message by the operational key. It adds no domain of its own: callers sign
 // structures that carry one, as Converge's envelopes do (docs/wire.md).
 func (i *Identity) Sign(message []byte) []byte { return ed25519.Sign(i.private(), message) }
 

@@ -41,9 +41,10 @@ const (
 // WriteKeyFile writes an identity to a new file of mode 0600 and syncs it. It never overwrites: if
 // path exists, the error wraps [fs.ErrExist].
 //
-// Without a passphrase the file is a PKCS #8 private key in PEM (RFC 8410), which OpenSSL reads. With
-// one, that PEM is sealed in an armored age file (age-encryption.org/v1: scrypt, ChaCha20-Poly1305),
-// which the age command opens.
+// Without a passphrase the file is a PKCS #8 private key in PEM (RFC 8410), which OpenSSL reads, and, if the
+// identity has one, the statement about that key, as [EncodeStatement] writes it. With a passphrase, all
+// that is sealed in an armored age file (age-encryption.org/v1: scrypt, ChaCha20-Poly1305), which the age
+// command opens.
 func WriteKeyFile(path string, id *Identity, passphrase []byte) error {
 	return writeKeyFile(path, id, passphrase, scryptWork)
 }
@@ -139,9 +140,21 @@ func parseKey(data, passphrase []byte, maxWork int) (*Identity, error) {
 		data = opened
 	}
 	block, rest := pem.Decode(data)
-	if block == nil || block.Type != keyBlockType || len(bytes.TrimSpace(rest)) > 0 {
+	if block == nil || block.Type != keyBlockType {
 		return nil, fmt.Errorf("not a key file: expected one PEM block %q", keyBlockType)
 	}
+	id, err := parsePrivate(block)
+	if err != nil || len(bytes.TrimSpace(rest)) == 0 {
+		return id, err
+	}
+	raw, err := DecodeStatement(rest)
+	if err != nil {
+		return nil, fmt.Errorf("not a key file: after the private key: %w", err)
+	}
+	return id.WithStatement(raw)
+}
+
+func parsePrivate(block *pem.Block) (*Identity, error) {
 	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
 		return nil, errors.New("not a key file: the PEM block is no PKCS #8 private key")
@@ -159,6 +172,9 @@ func encodeKey(id *Identity, passphrase []byte, work int) ([]byte, error) {
 		return nil, err
 	}
 	plain := pem.EncodeToMemory(&pem.Block{Type: keyBlockType, Bytes: der})
+	if id.statement != "" {
+		plain = append(plain, EncodeStatement(id.Statement())...)
+	}
 	if len(passphrase) == 0 {
 		return plain, nil
 	}

@@ -384,3 +384,29 @@ func readFile(t *testing.T, path string) []byte {
 	}
 	return data
 }
+
+// TestSealedKeyFileKeepsTheStatement seals the operational key and its statement together.
+func TestSealedKeyFileKeepsTheStatement(t *testing.T) {
+	root, err := Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	working, err := root.Rotate(Rotation{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := encodeKey(working, testPassphrase, testWork)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(sealed, []byte("STATEMENT")) {
+		t.Error("the statement is outside")
+	}
+	opened, err := ParseKey(sealed, testPassphrase)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if opened.ID() != root.ID() || opened.Epoch() != 1 || !bytes.Equal(opened.Statement(), working.Statement()) || !opened.PublicKey().Equal(working.PublicKey()) {
+		t.Errorf("%v, epoch %d", opened, opened.Epoch())
+	}
+}

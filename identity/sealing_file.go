@@ -84,7 +84,7 @@ func (k *SealingKeys) save(keys []heldKey) error {
 	}
 	data, err := encodeSealingKeys(keys)
 	if err == nil {
-		err = replaceFile(k.config.Path, data)
+		err = replaceSealingFile(k.config.Path, data)
 	}
 	if err != nil {
 		return fmt.Errorf("write sealing keys %s: %w", k.config.Path, err)
@@ -105,8 +105,8 @@ func (k *SealingKeys) checkFile() error {
 	return err
 }
 
-// replaceFile writes a file of mode 0600 so that after a crash it is either the old or the new one.
-func replaceFile(path string, data []byte) error {
+// replaceSealingFile writes a file of mode 0600 so that after a crash it is either the old or the new one.
+func replaceSealingFile(path string, data []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".sealing-*") // of mode 0600
 	if err != nil {
 		return err

@@ -73,7 +73,7 @@ func TestUnregisteredSenderIsDroppedAtOnce(t *testing.T) {
 // badKeys is a source of keys that no signature can be checked with.
 type badKeys []byte
 
-func (k badKeys) Lookup(identity.ID) (identity.Key, error) {
+func (k badKeys) LookupEpoch(identity.ID, uint64) (identity.Key, error) {
 	return identity.Key{Public: ed25519.PublicKey(k)}, nil
 }
 

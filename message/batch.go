@@ -101,6 +101,8 @@ const fixedHeader = 384
 
 // signAlone makes a signature for m alone, or none in mode UnsignedUnsafe.
 func (s *Signer) signAlone(m *Message) error {
+	id := s.identity.Load()
+	m.epoch = id.Epoch()
 	header := appendHeader(make([]byte, 0, 512+m.sealing.overhead()), m, false)
 	body := m.payload(header)
 	sign1 := cose.Sign1{Protected: header, Payload: body, Signature: make([]byte, ed25519.SignatureSize)}
@@ -110,7 +112,7 @@ func (s *Signer) signAlone(m *Message) error {
 		}
 	}
 	if s.mode != UnsignedUnsafe {
-		sign1 = cose.Sign(s.identity, cose.DomainMessage, header, body)
+		sign1 = cose.Sign(id, cose.DomainMessage, header, body)
 	}
 	m.setRaw(sign1.Append(make([]byte, 0, len(header)+len(body)+cose.Overhead)))
 	s.signed.Inc()
@@ -127,7 +129,9 @@ func (s *Signer) signBatch(batch []*Message, w *workspace) {
 		_ = s.signAlone(batch[0]) // what fits with a proof fits without
 		return
 	}
+	id := s.identity.Load() // one for all: the root has one signature
 	for _, m := range batch {
+		m.epoch = id.Epoch()
 		start := len(w.headers)
 		w.headers = appendHeader(w.headers, m, true)
 		w.ends = append(w.ends, len(w.headers))
@@ -135,7 +139,7 @@ func (s *Signer) signBatch(batch []*Message, w *workspace) {
 		w.leaves = append(w.leaves, cose.Sign1{Protected: w.headers[start:], Payload: w.bodies[len(w.bodies)-1]}.Leaf(cose.DomainMessage))
 	}
 	w.tree.Build(w.leaves)
-	sign1 := cose.Sign1{Signature: cose.SignRoot(s.identity, batch[0].sender[:], w.tree.Root())}
+	sign1 := cose.Sign1{Signature: cose.SignRoot(id, batch[0].sender[:], w.tree.Root())}
 	start := 0
 	for i, m := range batch {
 		w.proof = w.tree.AppendProof(w.proof[:0], i)

@@ -231,7 +231,7 @@ func TestKnownRootDiesWithItsKey(t *testing.T) {
 // swappedKey is a key source that gives every agent the same key.
 type swappedKey struct{ key *identity.Identity }
 
-func (s *swappedKey) Lookup(identity.ID) (identity.Key, error) {
+func (s *swappedKey) LookupEpoch(identity.ID, uint64) (identity.Key, error) {
 	return identity.Key{Public: s.key.PublicKey()}, nil
 }
 

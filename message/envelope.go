@@ -32,6 +32,7 @@ const (
 	claimTaskID       = -65540
 	claimInReplyTo    = -65541
 	claimTrace        = -65542
+	claimEpoch        = -65544
 )
 
 const (
@@ -54,6 +55,7 @@ type envelope struct {
 	taskID      []byte
 	inReplyTo   ID
 	trace       []byte
+	epoch       uint64
 	sealing     []byte // the value of the sealing header, or nil
 }
 
@@ -219,6 +221,10 @@ func (e *envelope) decodeClaims(r *cose.Reader) (saw int) {
 		case label == claimTrace:
 			e.trace = r.Text()
 			require(r, len(e.trace) > 0 && len(e.trace) <= MaxTrace && isPrintable(e.trace))
+		case label == claimEpoch:
+			n := r.Int()
+			require(r, n > 0) // epoch 0 is left out
+			e.epoch = uint64(n)
 		default:
 			r.Skip(2)
 		}
@@ -297,6 +303,7 @@ func (e *envelope) message(raw []byte, a audience, verified bool) *Message {
 		expires:     e.expires,
 		session:     e.session,
 		sequence:    e.sequence,
+		epoch:       e.epoch,
 		sealed:      e.sealing != nil,
 		raw:         raw,
 		verified:    verified,
@@ -432,7 +439,7 @@ func appendHeader(b []byte, m *Message, batch bool) []byte {
 
 func appendClaims(b []byte, m *Message) []byte {
 	pairs := 7
-	for _, present := range [...]bool{m.taskID != "", !m.inReplyTo.IsZero(), m.trace != ""} {
+	for _, present := range [...]bool{m.taskID != "", !m.inReplyTo.IsZero(), m.trace != "", m.epoch != 0} {
 		if present {
 			pairs++
 		}
@@ -465,6 +472,10 @@ func appendClaims(b []byte, m *Message) []byte {
 	if m.trace != "" {
 		b = cose.AppendInt(b, claimTrace)
 		b = cose.AppendText(b, m.trace)
+	}
+	if m.epoch != 0 {
+		b = cose.AppendInt(b, claimEpoch)
+		b = cose.AppendUint(b, m.epoch)
 	}
 	return b
 }

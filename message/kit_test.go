@@ -143,6 +143,7 @@ const (
 	claimAud, claimExp, claimIat, claimCti         int64 = 3, 4, 6, 7
 	claimIssuedMillis, claimSession, claimSequence int64 = -65537, -65538, -65539
 	claimTaskID, claimInReplyTo, claimTrace        int64 = -65540, -65541, -65542
+	claimEpoch                                     int64 = -65544
 
 	maxSequence int64 = math.MaxInt64
 )

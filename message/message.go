@@ -106,6 +106,7 @@ type Message struct {
 	expires     int64 // seconds since 1970
 	session     uint64
 	sequence    uint64
+	epoch       uint64
 	raw         []byte
 	verified    bool
 	sealed      bool     // the sender sealed the body
@@ -157,6 +158,9 @@ func (m *Message) Session() uint64 { return m.session }
 
 // Sequence returns the number of the message in its session, counted from 1.
 func (m *Message) Sequence() uint64 { return m.sequence }
+
+// Epoch returns the epoch of the sender's key that signed the message; 0 is that of the root key.
+func (m *Message) Epoch() uint64 { return m.epoch }
 
 // Sealed reports whether the sender sealed the body, so that only its recipients can read it. It does not
 // say that there is a plain text in Body: what [ParseUnsafe] read is as it was sent; see [Message.Open].

@@ -1,6 +1,7 @@
 package message
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/converge-agents/converge/identity"
@@ -16,6 +17,10 @@ const (
 	ErrMalformed                         // not an envelope in the one accepted encoding
 	ErrUnsupported                       // a suite, mode or critical header that this version does not know
 	ErrUnknownSender                     // the sender is not in the registry
+	ErrRevoked                           // the sender's root key has revoked it
+	ErrQuarantined                       // the sender's root key contradicts itself; see identity.Registry.Apply
+	ErrUnknownEpoch                      // signed in a key epoch that does not count: never, not yet known, or no more
+	ErrKeyNotInForce                     // the sender's key is not valid yet, or has expired
 	ErrMisaddressed                      // for another network, another agent or a topic that is not subscribed
 	ErrUnsealed                          // for this agent alone and not sealed, where sealing is required
 	ErrExpired                           // older than its expiry or than MaxAge
@@ -34,6 +39,10 @@ var reasonNames = [reasonCount]string{
 	ErrMalformed:       "malformed",
 	ErrUnsupported:     "unsupported",
 	ErrUnknownSender:   "unknown_sender",
+	ErrRevoked:         "revoked",
+	ErrQuarantined:     "quarantined",
+	ErrUnknownEpoch:    "unknown_epoch",
+	ErrKeyNotInForce:   "key_not_in_force",
 	ErrMisaddressed:    "misaddressed",
 	ErrUnsealed:        "unsealed",
 	ErrExpired:         "expired",
@@ -64,6 +73,22 @@ func Reasons() []Reason {
 		all = append(all, r)
 	}
 	return all
+}
+
+// KeyReason returns the reason for which there is no key to verify with, by the error of a [KeySource].
+func KeyReason(err error) Reason {
+	switch {
+	case err == identity.ErrUnknown: // first, since strangers cause it
+	case errors.Is(err, identity.ErrRevoked):
+		return ErrRevoked
+	case errors.Is(err, identity.ErrQuarantined):
+		return ErrQuarantined
+	case errors.Is(err, identity.ErrEpoch):
+		return ErrUnknownEpoch
+	case errors.Is(err, identity.ErrNotInForce):
+		return ErrKeyNotInForce
+	}
+	return ErrUnknownSender
 }
 
 // Refusal is the error of [Verifier.Verify]. It unwraps to its Reason and to Err.

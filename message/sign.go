@@ -35,9 +35,10 @@ type SignerConfig struct {
 // it sets its own agent. It is safe for concurrent use.
 //
 // A Signer is one session in the sense of the replay window: it draws a random session number when it
-// is made and numbers its messages from 1. Make one for each run of an agent.
+// is made and numbers its messages from 1. Make one for each run of an agent. A change of the agent's key begins
+// no new session ([Signer.Rotate]).
 type Signer struct {
-	identity *identity.Identity
+	identity atomic.Pointer[identity.Identity]
 	network  string
 	mode     Mode
 	maxSize  int
@@ -72,21 +73,42 @@ func NewSigner(c SignerConfig) (*Signer, error) {
 	}
 	var session [8]byte
 	rand.Read(session[:])
-	return &Signer{
-		identity: c.Identity,
-		network:  c.Network,
-		mode:     c.Mode,
-		maxSize:  cmp.Or(c.MaxSize, DefaultMaxSize),
-		now:      orNow(c.Now),
-		session:  binary.BigEndian.Uint64(session[:]),
+	s := &Signer{
+		network: c.Network,
+		mode:    c.Mode,
+		maxSize: cmp.Or(c.MaxSize, DefaultMaxSize),
+		now:     orNow(c.Now),
+		session: binary.BigEndian.Uint64(session[:]),
 
 		recipients: c.Recipients,
 		seal:       c.Seal,
-	}, nil
+	}
+	s.identity.Store(c.Identity)
+	return s, nil
 }
 
 // ID returns the agent whose messages s signs.
-func (s *Signer) ID() identity.ID { return s.identity.ID() }
+func (s *Signer) ID() identity.ID { return s.identity.Load().ID() }
+
+// Identity returns the identity that s signs with now.
+func (s *Signer) Identity() *identity.Identity { return s.identity.Load() }
+
+// Rotate has s sign with another key of the same agent from now on. Session and sequence go on. Whoever is to
+// verify what s signs has to know the key's statement before. A key of an earlier epoch is an error.
+func (s *Signer) Rotate(id *identity.Identity) error {
+	for {
+		current := s.identity.Load()
+		switch {
+		case id.ID() != current.ID():
+			return fmt.Errorf("rotate signer of agent %s: the key is that of agent %s", current.ID().Short(), id.ID().Short())
+		case id.Epoch() < current.Epoch():
+			return fmt.Errorf("rotate signer of agent %s: the key is of epoch %d, and %d is in use", current.ID().Short(), id.Epoch(), current.Epoch())
+		}
+		if s.identity.CompareAndSwap(current, id) {
+			return nil
+		}
+	}
+}
 
 // Signed returns how many messages s has signed.
 func (s *Signer) Signed() uint64 { return s.signed.Load() }
@@ -210,7 +232,7 @@ func (s *Signer) stamp(m *Message, d *Draft, now time.Time) {
 	expires := now.Add(ttl + time.Second - 1) // round up to the second
 	*m = Message{
 		id:          newID(),
-		sender:      s.identity.ID(),
+		sender:      s.ID(),
 		network:     s.network,
 		to:          d.To,
 		topics:      slices.Clone(d.Topics),

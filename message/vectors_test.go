@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -32,6 +33,7 @@ type vector struct {
 	Network       string   `json:"network"`
 	Subscriptions []string `json:"subscriptions,omitempty"`
 	SenderKey     string   `json:"sender_public_key,omitempty"`
+	Statements    []string `json:"sender_key_statements,omitempty"` // in the order in which the receiver learns of them
 	StartedMillis int64    `json:"receiver_started_ms"`
 	NowMillis     int64    `json:"now_ms"`
 	MaxSize       int      `json:"max_size,omitempty"`
@@ -60,6 +62,7 @@ type fields struct {
 	Expires      int64    `json:"expires_s"`
 	Session      string   `json:"session"`
 	Sequence     uint64   `json:"sequence,string"` // beyond what a JSON number holds everywhere
+	Epoch        uint64   `json:"key_epoch,string,omitempty"`
 }
 
 func fieldsOf(m *message.Message) *fields {
@@ -67,7 +70,7 @@ func fieldsOf(m *message.Message) *fields {
 		ID: m.ID().String(), Sender: m.Sender().String(), Network: m.Network(), ContentType: m.ContentType(),
 		Body: hex.EncodeToString(m.Body()), TaskID: m.TaskID(), Trace: m.Trace(),
 		IssuedMillis: m.Issued().UnixMilli(), Expires: m.Expires().Unix(),
-		Session: fmt.Sprintf("%016x", m.Session()), Sequence: m.Sequence(),
+		Session: fmt.Sprintf("%016x", m.Session()), Sequence: m.Sequence(), Epoch: m.Epoch(),
 	}
 	if !m.To().IsZero() {
 		f.To = m.To().String()
@@ -86,9 +89,14 @@ func (v vector) verify(t *testing.T) (*message.Message, error) {
 	t.Helper()
 	clock := newClock()
 	clock.Set(time.UnixMilli(v.StartedMillis))
-	keys := identity.NewRegistry(0)
+	keys := identity.NewRegistryWith(identity.RegistryConfig{Now: clock.Now, Logger: slog.New(slog.DiscardHandler)})
 	if key := unhex(t, v.SenderKey); len(key) > 0 {
 		if err := keys.Register(identity.IDOf(key), key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, raw := range v.Statements {
+		if _, err := keys.Apply(unhex(t, raw)); err != nil && v.Reason != message.ErrQuarantined.String() {
 			t.Fatal(err)
 		}
 	}
@@ -125,7 +133,7 @@ func TestAcceptedVectors(t *testing.T) {
 			continue // the signature is the root's: see TestBatchSignatureIsACOSESign1
 		}
 		var sign1 veraison.Sign1Message
-		verifier := must(veraison.NewVerifier(veraison.AlgorithmEdDSA, alice.PublicKey()))
+		verifier := must(veraison.NewVerifier(veraison.AlgorithmEdDSA, keyOfEpoch(m.Epoch())))
 		if err := sign1.UnmarshalCBOR(unhex(t, v.Envelope)); err != nil {
 			t.Errorf("%s: go-cose: %v", v.Name, err)
 		} else if err := sign1.Verify([]byte(cose.DomainMessage), verifier); err != nil {
@@ -285,6 +293,7 @@ func acceptedVectors() []vector {
 		newVector("new session", edited(direct(bob), claim(claimSession, session(2)), claim(claimIssuedMillis, noon.UnixMilli()+1)).raw(),
 			before(edited(direct(bob)).raw())),
 	}
+	vectors = append(vectors, acceptedEpochs()...)
 	for _, place := range []struct{ size, index int }{{2, 0}, {2, 1}, {3, 2}, {5, 3}, {7, 6}, {8, 5}, {1024, 1000}} {
 		vectors = append(vectors, newVector(fmt.Sprintf("batch of %d, index %d", place.size, place.index), newBatch(numbered(place.size)...).frame(place.index)))
 	}
@@ -355,6 +364,9 @@ func refusedVectors() []vector {
 			newVector("claim: session of 7 bytes", edited(direct(bob), claim(claimSession, make([]byte, 7))).raw()),
 			newVector("claim: empty task id", edited(direct(bob), claim(claimTaskID, "")).raw()),
 			newVector("claim: in reply to zeros", edited(direct(bob), claim(claimInReplyTo, make([]byte, 16))).raw()),
+			newVector("claim: key epoch 0", edited(direct(bob), claim(claimEpoch, 0)).raw(), comment("it is left out")),
+			newVector("claim: key epoch 2^63", edited(direct(bob), claim(claimEpoch, uint64(1)<<63)).raw()),
+			newVector("claim: key epoch as text", edited(direct(bob), claim(claimEpoch, "1")).raw()),
 			newVector("audience: array of one", edited(topicAudience("orders.created")).raw()),
 			newVector("audience: 17 topics", edited(numberedTopics(17)).raw()),
 			newVector("batch: no proof", b.withUnprotected(3, labels{})),
@@ -379,6 +391,10 @@ func refusedVectors() []vector {
 			newVector("unknown sender", raw, func(v *vector) { v.SenderKey = "" }),
 			newVector("another sender than the one that is known", edited(direct(bob), func(e *envelope) { e.from(carol) }).raw()),
 		}},
+		{message.ErrRevoked, revokedVectors()},
+		{message.ErrQuarantined, quarantinedVectors()},
+		{message.ErrUnknownEpoch, unknownEpochs()},
+		{message.ErrKeyNotInForce, keysNotInForce()},
 		{message.ErrMisaddressed, []vector{
 			newVector("for another agent", edited(direct(carol)).raw()),
 			newVector("for another network", edited("prod.example").raw()),
@@ -410,6 +426,8 @@ func refusedVectors() []vector {
 			newVector("batch: another batch's signature", borrowed.frame(3)),
 			newVector("batch: root signed for another size", ofSize4.frame(3)),
 			newVector("batch: root signed as a message", asMessage.frame(3)),
+			newVector("signed by the root key in epoch 1", edited(direct(bob), claim(claimEpoch, 1)).raw(), statements(aliceRotated)),
+			newVector("signed by the key of epoch 1 in epoch 0", edited(direct(bob), func(e *envelope) { e.signer = aliceOne }).raw(), statements(aliceRotated)),
 			newVector("signature of zeros", cose.Sign1{Protected: parts.Protected, Payload: parts.Payload, Signature: make([]byte, 64)}.Append(nil)),
 		}},
 		{message.ErrReplayed, []vector{

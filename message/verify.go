@@ -22,9 +22,10 @@ const (
 	DefaultMaxSenders = 1 << 16
 )
 
-// KeySource returns the keys of agents; an [identity.Registry] is one.
+// KeySource returns the keys of agents; an [identity.Registry] is one. An error of it has what names that key
+// refused, see [KeyReason].
 type KeySource interface {
-	Lookup(identity.ID) (identity.Key, error)
+	LookupEpoch(id identity.ID, epoch uint64) (identity.Key, error)
 }
 
 // VerifierConfig configures a [Verifier].
@@ -152,8 +153,8 @@ func indexOf(patterns []Pattern, p Pattern) int {
 
 // Verify returns the message in raw if it passes every check, and otherwise a [*Refusal]. It takes
 // ownership of raw: the message aliases it. The checks go from cheap to dear: size, encoding, sender
-// known, audience, freshness, replay (looked up), signature, opening of what is sealed, replay (recorded). A
-// frame that fails any of them changes nothing but a counter. With [Marks] it may wait for a write of theirs, for as long as
+// known and its key in force, audience, freshness, replay (looked up), signature, opening of what is sealed,
+// replay (recorded). A frame that fails any of them changes nothing but a counter. With [Marks] it may wait for a write of theirs, for as long as
 // MarksConfig.Wait at most.
 func (v *Verifier) Verify(raw []byte) (*Message, error) {
 	var e envelope
@@ -176,9 +177,9 @@ func (v *Verifier) verify(raw []byte, e *envelope) (*Message, Reason, error) {
 	if reason, err := e.decode(raw); reason != 0 {
 		return nil, reason, err
 	}
-	key, err := v.keys.Lookup(e.sender)
+	key, err := v.keys.LookupEpoch(e.sender, e.epoch)
 	if err != nil {
-		return nil, ErrUnknownSender, nil
+		return nil, KeyReason(err), nil
 	}
 	audience, reason := v.audience(e)
 	if reason != 0 {

@@ -118,6 +118,8 @@ var metrics = []metric{
 		each(scopes, func(s converge.Stats) map[string]uint64 { return s.Egress })),
 	counter("converge_inbox_dropped_total", "Messages that a full inbox dropped.", "",
 		single(func(s sample) uint64 { return s.agents.Overflow })),
+	counter("converge_inbox_withdrawn_total", "Verified messages that were dropped because their sender's key was taken back.", "reason",
+		each(names(converge.WithdrawnReasons...), func(s converge.Stats) map[string]uint64 { return s.Withdrawn })),
 	gauge("converge_inbox_messages", "Messages that wait in inboxes.",
 		single(func(s sample) int { return s.agents.Inbox })),
 	counter("converge_turns_failed_total", "Turns that ended in an error or a panic.", "",

@@ -125,7 +125,7 @@ func sumTransport(all ...transport.Stats) (sum transport.Stats) {
 // Sum adds up statistics.
 func Sum(all ...converge.Stats) converge.Stats {
 	sum := converge.Stats{
-		Refused: map[string]uint64{}, Ingress: map[string]uint64{}, Egress: map[string]uint64{},
+		Refused: map[string]uint64{}, Withdrawn: map[string]uint64{}, Ingress: map[string]uint64{}, Egress: map[string]uint64{},
 		Hooks:     transport.HookStats{Dropped: map[string]uint64{}, Failed: map[string]uint64{}},
 		Decisions: map[string]converge.DecisionStats{},
 	}
@@ -141,6 +141,7 @@ func Sum(all ...converge.Stats) converge.Stats {
 		sum.Turns += s.Turns
 		sum.Failed += s.Failed
 		addAll(sum.Refused, s.Refused)
+		addAll(sum.Withdrawn, s.Withdrawn)
 		addAll(sum.Ingress, s.Ingress)
 		addAll(sum.Egress, s.Egress)
 		addAll(sum.Hooks.Dropped, s.Hooks.Dropped)

@@ -118,6 +118,13 @@ type Dropper interface {
 	Dropped() uint64
 }
 
+// Rotator is a [Transport] that proves the agent's identity to its peers itself.
+type Rotator interface {
+	// Rotate has the transport go on with another key of the same agent. Connections stay. Peers learn of the
+	// key's statement before any frame that is sent after Rotate has returned.
+	Rotate(id *identity.Identity) error
+}
+
 // ReceiveVerified returns the next message that v accepts. Frames that it refuses are reported to drop,
 // if that is not nil, and skipped: they neither end nor delay the listener. The error is Receive's. Every
 // frame is acknowledged at once; [Hooked.Deliver] can wait with it.

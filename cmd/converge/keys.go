@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -20,11 +21,28 @@ func newKeys() *cobra.Command {
 	var output format
 	keys := &cobra.Command{
 		Use:   "keys",
-		Short: "Make and show agents' keys",
+		Short: "Make, show, change and revoke agents' keys",
 		Long: `A key file holds an agent's Ed25519 private key, in mode 0600: a PKCS #8 PEM block, or, if
 there is a passphrase, that block sealed in an age file. The passphrase is what CONVERGE_PASSPHRASE
 holds, or the first line of the file that --passphrase-file names. The agent's ID is the SHA-256
-digest of its public key.`,
+digest of its public key.
+
+The first key of an agent is its root key. With "keys rotate" it signs a statement about another
+key, with which the agent then works under the same ID; the root key is needed again to rotate and
+to revoke, and can lie in a safe in between. A statement is no secret: "keys export" prints it,
+"keys import" puts it into a folder of statements, where running agents find it within a second.`,
+		Example: `  An agent whose root key is not on its machine:
+    converge keys new root.pem
+    converge keys rotate root.pem --out alice.pem   # alice.pem goes to the agent, root.pem into the safe
+
+  Another key for it, 60 days later:
+    converge keys rotate alice.pem --root root.pem --out alice-2.pem
+    converge keys export alice-2.pem > alice.txt    # for those who talk with it
+    converge keys import alice.txt data/statements  # there
+
+  The end of it:
+    converge keys revoke root.pem --yes > revoked.txt
+    converge keys import revoked.txt data/statements`,
 	}
 	keys.PersistentFlags().StringVar(&passphraseFile, "passphrase-file", "", "`file` with the passphrase (instead of CONVERGE_PASSPHRASE)")
 	addFormat(keys, &output, "of what is printed")
@@ -48,17 +66,19 @@ If there is a passphrase, the key is sealed with it.`,
 			Short: "Print the ID and the public key of a key file",
 			Args:  words("FILE"),
 			RunE: func(cmd *cobra.Command, given []string) error {
-				passphrase, err := readPassphrase(passphraseFile)
-				if err != nil {
-					return err
-				}
-				id, err := identity.ReadKeyFile(given[0], passphrase)
+				id, err := readKey(given[0], passphraseFile)
 				if err != nil {
 					return err
 				}
 				return printKey(cmd.OutOrStdout(), id, output)
 			},
-		})
+		},
+		newKeysRotate(&passphraseFile, &output),
+		newKeysRevoke(&passphraseFile, &output),
+		newKeysExport(&passphraseFile, &output),
+		newKeysImport(&output),
+		newKeysList(&output),
+	)
 	return keys
 }
 
@@ -78,18 +98,80 @@ func newKey(path, passphraseFile string) (*identity.Identity, error) {
 	return id, err
 }
 
+// publicKey is what others may know of a key.
+type publicKey struct {
+	ID        identity.ID `json:"id"`
+	PublicKey string      `json:"public_key"`
+	*keyLife
+	File string `json:"file,omitempty"`
+}
+
+// keyLife is what the statement about a key says.
+type keyLife struct {
+	RootKey   string    `json:"root_key"`
+	Epoch     uint64    `json:"epoch"`
+	NotBefore time.Time `json:"not_before"`
+	Expires   time.Time `json:"expires"`
+	State     string    `json:"state"`
+	Statement string    `json:"statement,omitempty"`
+}
+
+// publicOf returns what others may know of an identity.
+func publicOf(id *identity.Identity) (publicKey, error) {
+	p := publicKey{ID: id.ID(), PublicKey: hex.EncodeToString(id.PublicKey())}
+	raw := id.Statement()
+	if raw == nil {
+		return p, nil
+	}
+	s, err := identity.OpenKeys(raw)
+	if err != nil {
+		return p, err
+	}
+	p.keyLife = lifeOf(s)
+	return p, nil
+}
+
+func lifeOf(s identity.KeyStatement) *keyLife {
+	return &keyLife{RootKey: hex.EncodeToString(s.Root), Epoch: s.Epoch, NotBefore: s.NotBefore, Expires: s.Expires, State: stateOf(s, time.Now())}
+}
+
+// stateOf says in a few words whether the key counts.
+func stateOf(s identity.KeyStatement, now time.Time) string {
+	switch err := s.CheckTime(now); {
+	case err == nil:
+		return "in force"
+	case s.Revoked:
+		return "revoked"
+	case now.Before(s.NotBefore):
+		return "not yet in force"
+	}
+	return "expired"
+}
+
 // printKey prints what others may know of a key.
 func printKey(w io.Writer, id *identity.Identity, f format) error {
-	public := hex.EncodeToString(id.PublicKey())
-	if f == "json" {
-		return json.NewEncoder(w).Encode(struct {
-			ID        identity.ID `json:"id"`
-			PublicKey string      `json:"public_key"`
-		}{id.ID(), public})
+	p, err := publicOf(id)
+	if err != nil {
+		return err
 	}
-	_, err := fmt.Fprintf(w, "id          %s\npublic key  %s\n", id.ID(), public)
-	return err
+	return p.print(w, f)
 }
+
+func (p publicKey) print(w io.Writer, f format) error {
+	if f == "json" {
+		return json.NewEncoder(w).Encode(p)
+	}
+	fmt.Fprintf(w, "id          %s\npublic key  %s\n", p.ID, p.PublicKey)
+	if p.keyLife != nil {
+		fmt.Fprintf(w, "root key    %s\nepoch       %d\nin force    from %s to %s (%s)\n", p.RootKey, p.Epoch, stamp(p.NotBefore), stamp(p.Expires), p.State)
+	}
+	if p.File != "" {
+		fmt.Fprintf(w, "file        %s\n", p.File)
+	}
+	return nil
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 const maxPassphrase = 4096
 

@@ -35,8 +35,12 @@ func (n *Network) receive(s Stream) (*link, error) {
 	if p == nil {
 		return nil, &peertls.Refusal{Reason: peertls.UnknownPeer, Err: fmt.Errorf("agent %s is not a peer of %s", s.Peer, s.Self)}
 	}
-	n.proved(s)
+	epoch, err := n.proved(s)
+	if err != nil {
+		return nil, err
+	}
 	l := newLink(p, s, false)
+	l.epoch.Store(epoch)
 	h, err := l.awaitHello(e.open, time.Now().Add(n.c.HandshakeTimeout))
 	if err != nil {
 		return nil, err
@@ -96,13 +100,6 @@ func (n *Network) parted(l *link) {
 	}
 	attrs = append(attrs, slog.Any("error", l.cause))
 	n.ledger.log.LogAttrs(context.Background(), slog.LevelDebug, "connection ended", attrs...)
-}
-
-// proved tells that a peer has proved its key.
-func (n *Network) proved(s Stream) {
-	if n.c.OnKey != nil {
-		n.c.OnKey(s.Peer, s.Key)
-	}
 }
 
 func remote(c net.Conn) slog.Attr {

@@ -45,7 +45,7 @@ func TestPeersThatBreakTheFormatAreDisconnected(t *testing.T) {
 		"a huge prefix":             {[]byte{0xff, 0xff, 0xff, 0xff, data}, mesh.FrameTooLarge},
 		"a frame over the limit":    {[]byte{0, 0x11, 0, 2, data}, mesh.FrameTooLarge},
 		"an empty frame":            {[]byte{0, 0, 0, 0, data}, mesh.Malformed},
-		"an unknown type":           {frame(8, ""), mesh.Malformed},
+		"an unknown type":           {frame(9, ""), mesh.Malformed},
 		"a second hello":            {greeting(0, 0), mesh.Malformed},
 		"endless garbage":           {[]byte(strings.Repeat("garbage! ", 5000)), mesh.Malformed},
 		"HTTP":                      {[]byte("GET / HTTP/1.1\r\n\r\n"), mesh.Malformed},

@@ -62,7 +62,7 @@ func (p *peer) awaitNeed() bool {
 	defer p.mu.Unlock()
 	for !p.removed {
 		leaving := p.e.isClosing() && p.out.empty()
-		if p.link == nil && p.info.Address != "" && !leaving && p.e.n.endpoint(p.id) == nil {
+		if p.link == nil && p.info.Address != "" && !leaving && !p.refused() && p.e.n.endpoint(p.id) == nil {
 			return true
 		}
 		changed := p.changed
@@ -149,7 +149,11 @@ func (p *peer) introduce(ctx context.Context, l *link) error {
 	if l.stream.Self != p.e.id || l.stream.Peer != p.id {
 		return &peertls.Refusal{Reason: peertls.WrongKey, Err: fmt.Errorf("agent %s answers where %s is called", l.stream.Peer, p.id)}
 	}
-	p.e.n.proved(l.stream)
+	epoch, err := p.e.n.proved(l.stream)
+	if err != nil {
+		return err
+	}
+	l.epoch.Store(epoch)
 	if !p.greet(l) {
 		return errNotNeeded
 	}

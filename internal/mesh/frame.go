@@ -25,6 +25,7 @@ const (
 	typePing                         // empty
 	typePong                         // empty
 	typeBye                          // u8 reason: nothing comes after it
+	typeKeys                         // [statement about the sender's key, proof that it has the key], in CBOR
 )
 
 // version is the version of the stream's format; a hello of another one is malformed.
@@ -62,6 +63,8 @@ func (t frameType) sizeLimit(maxFrame int) int {
 		return 8
 	case typeBye:
 		return 1
+	case typeKeys:
+		return maxKeys
 	default:
 		return 0
 	}
@@ -72,7 +75,7 @@ func parseHeader(b []byte, maxFrame int) (t frameType, size int, err error) {
 	length := int64(binary.BigEndian.Uint32(b))
 	t = frameType(b[4])
 	switch {
-	case length == 0 || t > typeBye:
+	case length == 0 || t > typeKeys:
 		return 0, 0, fmt.Errorf("%w: length %d, type %d", errMalformed, length, t)
 	case length-1 > int64(t.sizeLimit(maxFrame)):
 		return 0, 0, fmt.Errorf("%w: %d bytes of type %d, at most %d", errFrameTooLarge, length-1, t, t.sizeLimit(maxFrame))

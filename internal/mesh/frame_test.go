@@ -43,7 +43,7 @@ func TestHeadersThatAreRefused(t *testing.T) {
 		want   error
 	}{
 		"no type":             {0, typeData, errMalformed},
-		"unknown type":        {1, typeBye + 1, errMalformed},
+		"unknown type":        {1, typeKeys + 1, errMalformed},
 		"type 255":            {1, 255, errMalformed},
 		"data over the limit": {limit + 2, typeData, errFrameTooLarge},
 		"4 GiB":               {1<<32 - 1, typeData, errFrameTooLarge},

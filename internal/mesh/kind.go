@@ -44,6 +44,8 @@ type Stream struct {
 	Self identity.ID       // the agent at this end
 	Peer identity.ID       // the agent at the other end
 	Key  ed25519.PublicKey // the other agent's key
+	// Statement is the signed statement by which Key is the other agent's; nil if it is its root key.
+	Statement []byte
 	// Entry is the connection as the listener gave it, or one that leads there by NetConn methods (as
 	// those of tls.Conn do), so that it is counted as proven. Nil means Conn; for dialled streams it
 	// does not matter.

@@ -50,6 +50,12 @@ type link struct {
 	wake     chan struct{} // holds a token if the writer should look
 	idle     atomic.Bool   // the writer waits for one
 	heard    atomic.Bool   // the other end has heard our hello: data may follow
+	epoch    atomic.Uint64 // of the key that the other end has proved or told
+
+	// Of the statements that the other end has told; the reader's.
+	statement     string // the last one
+	statements    int
+	nextStatement time.Time
 
 	mu       sync.Mutex // guards what follows; no other lock is taken under it
 	control  []byte     // frames to be written before any data

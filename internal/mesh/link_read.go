@@ -189,6 +189,8 @@ func (l *link) handle(t frameType, payload []byte) error {
 	case typePong:
 	case typeBye:
 		return errBye
+	case typeKeys:
+		return l.handleKeys(payload)
 	default:
 		return refusalOf(fmt.Errorf("%w: type %d at this place", errMalformed, t))
 	}

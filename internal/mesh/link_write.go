@@ -51,7 +51,10 @@ func (l *link) writeWhatIsThere() (wrote bool, err error) {
 			wrote = true
 			continue
 		}
-		block := l.takeBlock()
+		block, control := l.takeBlock()
+		if control {
+			continue
+		}
 		if block == nil {
 			return wrote, l.sayBye()
 		}
@@ -81,17 +84,24 @@ func (l *link) takeControl() []byte {
 	return control
 }
 
-// takeBlock returns the next block of data. It stays in the outbox until it has been written.
-func (l *link) takeBlock() *block {
+// takeBlock returns the next block of data. It stays in the outbox until it has been written. If a control frame is
+// there that may have been there before the data, it says so instead: a statement about a key goes before what is
+// signed with it.
+func (l *link) takeBlock() (data *block, control bool) {
 	if !l.heard.Load() || !l.wait(l.previousWrote) {
-		return nil
+		return nil, false
 	}
 	l.p.mu.Lock()
 	defer l.p.mu.Unlock()
 	if l.p.link != l {
-		return nil
+		return nil, false
 	}
-	return l.p.out.first()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.control) > 0 {
+		return nil, true
+	}
+	return l.p.out.first(), false
 }
 
 // writeAll writes in pieces, each of which the other end has to take in time.

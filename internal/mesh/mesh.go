@@ -35,6 +35,7 @@ var ErrAttached = errors.New("agent is attached already")
 type Network struct {
 	c       Config
 	kind    Kind
+	unwatch func() // ends the watching of keys
 	ledger  *ledger
 	gate    *gate
 	serving sync.WaitGroup
@@ -69,6 +70,7 @@ func New(c Config, k Kind) (*Network, error) {
 			return nil, peerFault(i, err)
 		}
 	}
+	n.unwatch = n.watchKeys()
 	return n, nil
 }
 
@@ -152,6 +154,7 @@ func (n *Network) Close() error {
 		return nil
 	}
 	defer close(n.done)
+	n.unwatch()
 	var closing sync.WaitGroup
 	for _, e := range endpoints {
 		closing.Go(func() { e.Close() })

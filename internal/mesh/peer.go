@@ -153,7 +153,7 @@ func (p *peer) ungreet(l *link) {
 func (p *peer) answered(l *link, h hello) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.greeting != l || p.removed {
+	if p.greeting != l || p.removed || l.keyFault() != nil {
 		return false
 	}
 	p.greeting = nil
@@ -171,6 +171,9 @@ func (p *peer) welcome(l *link, h hello) error {
 	defer p.mu.Unlock()
 	if p.removed {
 		return &peertls.Refusal{Reason: peertls.UnknownPeer, Err: errRemoved}
+	}
+	if err := l.keyFault(); err != nil { // by now
+		return keyRefusal(err)
 	}
 	ours := bytes.Compare(p.e.id[:], p.id[:]) < 0
 	if old := p.link; old != nil && old.dialled && ours && h.link != old.number {
@@ -201,6 +204,7 @@ func (p *peer) install(l *link, h hello) {
 	p.e.subs.announced(p, h.patterns)
 	p.e.n.ledger.opened.Inc()
 	p.broadcast()
+	l.pushKeys() // the key may have changed since the handshake
 }
 
 // arrived logs that the peer is there, unless the log has that already.

@@ -61,8 +61,9 @@ func (s *stage) Dial(ctx context.Context, self *peertls.Credential, peer mesh.Pe
 		return mesh.Stream{}, errors.New("nobody is there")
 	}
 	here, there := s.pipe()
-	go to.network.Accept(mesh.Stream{Conn: there, Self: peer.ID, Peer: self.ID()})
-	return mesh.Stream{Conn: here, Self: self.ID(), Peer: peer.ID}, nil
+	me, other := self.Identity(), to.network.Credential(peer.ID).Identity()
+	go to.network.Accept(mesh.Stream{Conn: there, Self: peer.ID, Peer: self.ID(), Key: me.PublicKey(), Statement: me.Statement()})
+	return mesh.Stream{Conn: here, Self: self.ID(), Peer: peer.ID, Key: other.PublicKey(), Statement: other.Statement()}, nil
 }
 
 // pipe is one end of a connection that a test can cut.

@@ -30,10 +30,11 @@ const (
 // Credential is an agent's key together with its current certificate, which is made when it is first
 // needed, and anew a day before it runs out. It is safe for concurrent use. It never prints the key.
 type Credential struct {
-	id  *identity.Identity
-	now func() time.Time
+	agent identity.ID
+	now   func() time.Time
 
 	mu      sync.Mutex
+	id      *identity.Identity
 	current *tls.Certificate
 }
 
@@ -42,17 +43,36 @@ func NewCredential(id *identity.Identity, now func() time.Time) *Credential {
 	if now == nil {
 		now = time.Now
 	}
-	return &Credential{id: id, now: now}
+	return &Credential{agent: id.ID(), id: id, now: now}
 }
 
 // ID returns the agent's ID.
-func (c *Credential) ID() identity.ID { return c.id.ID() }
+func (c *Credential) ID() identity.ID { return c.agent }
 
-// Identity returns the agent's identity.
-func (c *Credential) Identity() *identity.Identity { return c.id }
+// Identity returns the agent's identity as it is now.
+func (c *Credential) Identity() *identity.Identity {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.id
+}
+
+// Rotate has c go on with another key of the same agent, of no earlier epoch. Handshakes that have begun may still
+// show the one before.
+func (c *Credential) Rotate(id *identity.Identity) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if id.ID() != c.agent {
+		return fmt.Errorf("rotate the key of agent %s: it is that of agent %s", c.agent.Short(), id.ID().Short())
+	}
+	if id.Epoch() < c.id.Epoch() {
+		return fmt.Errorf("rotate the key of agent %s: it is of epoch %d, and %d is in use", c.agent.Short(), id.Epoch(), c.id.Epoch())
+	}
+	c.id, c.current = id, nil
+	return nil
+}
 
 // String returns the agent's name, not its key.
-func (c *Credential) String() string { return "credential of " + c.id.String() }
+func (c *Credential) String() string { return "credential of identity " + c.agent.Short() }
 
 func (c *Credential) certificate() (*tls.Certificate, error) {
 	c.mu.Lock()
@@ -78,6 +98,9 @@ func issue(id *identity.Identity, now time.Time) (*tls.Certificate, error) {
 		NotAfter:     now.Add(Lifetime),
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	if raw := id.Statement(); raw != nil {
+		template.ExtraExtensions = []pkix.Extension{{Id: statementOID, Value: raw}}
 	}
 	key := signer{id}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
@@ -110,13 +133,14 @@ func (s signer) Sign(_ io.Reader, message []byte, opts crypto.SignerOpts) ([]byt
 	return s.id.Sign(message), nil
 }
 
-// checkCertificate reports why a certificate over key is not one that the agent id would show.
-func checkCertificate(c *x509.Certificate, id identity.ID, key ed25519.PublicKey, now time.Time) error {
+// checkCertificate reports why a certificate is not one that the agent would show who shows it.
+func checkCertificate(c *x509.Certificate, p Proof, now time.Time) error {
+	id, key := p.ID, p.Key
 	if now.Before(c.NotBefore.Add(-Skew)) || now.After(c.NotAfter.Add(Skew)) {
 		return refuse(Certificate, fmt.Errorf("the certificate of agent %s is valid from %s to %s", id,
 			c.NotBefore.UTC().Format(time.RFC3339), c.NotAfter.UTC().Format(time.RFC3339)))
 	}
-	if err := identity.CheckKey(id, key); err != nil {
+	if err := p.check(now); err != nil {
 		return refuse(WrongKey, fmt.Errorf("agent %s: %w", id, err))
 	}
 	if c.SignatureAlgorithm != x509.PureEd25519 || !ed25519.Verify(key, c.RawTBSCertificate, c.Signature) {

@@ -3,8 +3,9 @@
 //
 // TLS 1.3 only (RFC 8446), mutual, without resumption. Each side shows exactly one certificate, self-signed
 // over its Ed25519 key (RFC 8410) and valid for a week; it is made anew before it runs out. No authority
-// vouches for anything: the peer's ID is the SHA-256 digest of the certificate's key, and a
-// connection is allowed or refused by that ID. The server name (RFC 6066, SNI) says which agent is
+// vouches for anything: the peer's ID is the SHA-256 digest of the certificate's key, or of the root key that
+// has signed the statement about it, which is then in the certificate. A connection is allowed or refused by
+// that ID. The server name (RFC 6066, SNI) says which agent is
 // called, so that many agents share one listener.
 //
 // The agent's key signs three kinds of things, and none can be taken for another: CertificateVerify
@@ -13,7 +14,6 @@
 package peertls
 
 import (
-	"crypto/ed25519"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -116,31 +116,19 @@ func (v verifier) verify(state tls.ConnectionState) error {
 	if state.NegotiatedProtocol != v.protocol {
 		return refuse(Handshake, fmt.Errorf("protocol %q is asked for where %q is spoken", state.NegotiatedProtocol, v.protocol))
 	}
-	id, key, err := ID(state)
+	p, err := ProofOf(state)
 	if err != nil {
 		return err
 	}
-	if err := v.allowed(id); err != nil { // first, since strangers get no further
+	if err := v.allowed(p.ID); err != nil { // first, since strangers get no further
 		return err
 	}
 	now := time.Now
 	if v.now != nil {
 		now = v.now
 	}
-	return checkCertificate(state.PeerCertificates[0], id, key, now())
+	return checkCertificate(state.PeerCertificates[0], p, now())
 }
 
 // Self returns the agent that a listener was called for.
 func Self(state tls.ConnectionState) (identity.ID, error) { return ParseServerName(state.ServerName) }
-
-// ID returns the ID and the key of the other end. They are proved once the handshake has ended well.
-func ID(state tls.ConnectionState) (identity.ID, ed25519.PublicKey, error) {
-	if n := len(state.PeerCertificates); n != 1 {
-		return identity.ID{}, nil, refuse(Certificate, fmt.Errorf("%d certificates are shown where one is due", n))
-	}
-	key, ok := state.PeerCertificates[0].PublicKey.(ed25519.PublicKey)
-	if !ok {
-		return identity.ID{}, nil, refuse(Certificate, fmt.Errorf("the certificate's key is a %T, not Ed25519", state.PeerCertificates[0].PublicKey))
-	}
-	return identity.IDOf(key), key, nil
-}

@@ -20,12 +20,13 @@ const (
 	Certificate   Reason = "certificate"       // not one self-signed Ed25519 certificate, or out of its time
 	WrongKey      Reason = "wrong_key"         // not the key of the agent that was called or named
 	UnknownPeer   Reason = "unknown_peer"      // a peer that may not connect
+	Revoked       Reason = "revoked"           // a peer whose keys were taken back
 	Timeout       Reason = "handshake_timeout" // the handshake took too long
 	Handshake     Reason = "handshake"         // anything else that ended the handshake
 )
 
 // Reasons lists all of them.
-var Reasons = []Reason{NotTLS, Version, UnknownAgent, NoCertificate, Certificate, WrongKey, UnknownPeer, Timeout, Handshake}
+var Reasons = []Reason{NotTLS, Version, UnknownAgent, NoCertificate, Certificate, WrongKey, UnknownPeer, Revoked, Timeout, Handshake}
 
 // Refusal is why a connection was refused. It unwraps to Err. It is for this side only: the other end
 // is told no more than an alert of TLS.

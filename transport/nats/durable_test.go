@@ -151,6 +151,35 @@ func TestFrameThatWasNotAcknowledgedComesAgain(t *testing.T) {
 	bob.expectNothingBut(alice.agent)
 }
 
+// TestStoredMessagesOfARevokedSenderAreDropped revokes an agent whose messages the broker keeps, one of which was
+// delivered already, but not acknowledged.
+func TestStoredMessagesOfARevokedSenderAreDropped(t *testing.T) {
+	n := newNetwork(t, durable(t))
+	keys := identity.NewRegistry(0)
+	mallory := join(t, n).speaks(keys)
+	id := newIdentity(t)
+	bob := joinAs(t, n, id).speaks(keys)
+	mallory.tell(bob, "not acknowledged")
+	bob.nextFrame()
+	bob.Close()
+	mallory.tell(bob, "stored")
+	raw, err := mallory.id.Revoke(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := keys.Apply(raw); err != nil {
+		t.Fatal(err)
+	}
+	bob.agent = joinAs(t, n, id)
+	for range 2 {
+		frame := bob.nextFrame()
+		if m, err := bob.verifier.Verify(frame.Data); !errors.Is(err, message.ErrRevoked) {
+			t.Errorf("%v, %v", m, err)
+		}
+		frame.Done()
+	}
+}
+
 // TestLostAcknowledgementIsMadeUpFor: a frame comes again that the agent does not acknowledge in time, but
 // the agent does not see it while it still has it.
 func TestLostAcknowledgementIsMadeUpFor(t *testing.T) {

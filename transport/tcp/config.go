@@ -27,6 +27,10 @@ type Config struct {
 	// OnKey, if not nil, is called when a peer has proved its key, before any of its frames arrive. It
 	// must not block.
 	OnKey func(identity.ID, ed25519.PublicKey)
+	// Keys, if not nil, is where the keys of peers are entered when they have proved them, before any of their
+	// frames arrive, and held against: a peer that is revoked or quarantined, or whose key does not count any more, is
+	// refused, and disconnected at once. A peer with an operational key needs it.
+	Keys *identity.Registry
 
 	// Queue is how many bytes may wait for one peer; 0 means 4 MiB. WhenFull says what Send meets at
 	// the bound: with transport.Block, the default, it waits for as long as its context allows;

@@ -75,6 +75,11 @@ func person(t testing.TB, seed byte) *identity.Identity {
 // enter starts an agent that listens.
 func enter(t testing.TB, seed byte, c tcp.Config) *node {
 	t.Helper()
+	return enterAs(t, person(t, seed), c)
+}
+
+func enterAs(t testing.TB, id *identity.Identity, c tcp.Config) *node {
+	t.Helper()
 	if c.Listen == "" {
 		c.Listen = "127.0.0.1:0"
 	}
@@ -86,7 +91,6 @@ func enter(t testing.TB, seed byte, c tcp.Config) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	id := person(t, seed)
 	n := &node{network.Endpoint(id), t, network, id, log}
 	t.Cleanup(func() { network.Close() })
 	if err := n.Start(t.Context()); err != nil {

@@ -80,6 +80,7 @@ func prove(ctx context.Context, conn *tls.Conn, self func(tls.ConnectionState) (
 	if s.Self, err = self(state); err != nil {
 		return s, err
 	}
-	s.Peer, s.Key, err = peertls.ID(state)
+	p, err := peertls.ProofOf(state)
+	s.Peer, s.Key, s.Statement = p.ID, p.Key, p.Statement
 	return s, err
 }

@@ -76,6 +76,7 @@ type Endpoint struct{ mesh *mesh.Endpoint }
 var (
 	_ transport.Transport = (*Endpoint)(nil)
 	_ transport.Dropper   = (*Endpoint)(nil)
+	_ transport.Rotator   = (*Endpoint)(nil)
 )
 
 // Start implements [transport.Transport]. The first endpoint of a network opens its listener. Start
@@ -107,6 +108,9 @@ func (e *Endpoint) Unsubscribe(ctx context.Context, p message.Pattern) error {
 // Dropped implements [transport.Dropper]: the frames of agents of this network that found no room. Those
 // that come over connections wait there.
 func (e *Endpoint) Dropped() uint64 { return e.mesh.Dropped() }
+
+// Rotate implements [transport.Rotator]: connected peers are told at once, on their connections.
+func (e *Endpoint) Rotate(id *identity.Identity) error { return e.mesh.Rotate(id) }
 
 // Close implements [transport.Transport]. It sends what is queued, for Config.Linger at most, and says
 // goodbye. Frames that were not received are gone.

@@ -7,9 +7,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/internal/cose"
+	"github.com/converge-agents/converge/internal/mesh"
 )
 
 // The challenge is how two agents prove who they are where TLS cannot do it, because it ends at a
@@ -24,6 +26,9 @@ import (
 // over
 //
 //	[1, role, client ID, client key, server ID, server key, client nonce, server nonce, host, binding]
+//
+// A key is 32 bytes, or, if it is an operational key, the signed statement about it (docs/decisions/020-key-life.md),
+// by which it belongs to the ID.
 //
 // role is 1 in the client's and 2 in the server's, host is what the client dialled, as in its URL, and
 // binding is a TLS exporter value (RFC 8446, section 7.5) of 32 bytes or nothing: the client's is that of
@@ -49,7 +54,7 @@ const (
 	nonceSize        = 32
 	bindingSize      = 32
 	maxHost          = 260 // 253 octets of a name, a colon, a port
-	maxChallenge     = 1024
+	maxChallenge     = 1024 + 2*identity.MaxStatement
 	proofType        = "application/converge-handshake"
 	exporterLabel    = "EXPORTER-converge-handshake-v1"
 )
@@ -72,7 +77,47 @@ const (
 // party is one side of a challenge.
 type party struct {
 	id  identity.ID
-	key ed25519.PublicKey
+	key []byte // as it is shown: the root key, or the statement about the operational key
+}
+
+func partyOf(id *identity.Identity) party {
+	if raw := id.Statement(); raw != nil {
+		return party{id.ID(), raw}
+	}
+	return party{id.ID(), id.PublicKey()}
+}
+
+// statement returns the signed statement about the key, nil if it is the root key.
+func (p party) statement() []byte {
+	if len(p.key) == ed25519.PublicKeySize {
+		return nil
+	}
+	return p.key
+}
+
+// into returns the stream with the party, whose proof was opened, at the other end.
+func (p party) into(s mesh.Stream) mesh.Stream {
+	s.Peer, s.Key, s.Statement = p.id, p.key, p.statement()
+	if s.Statement != nil {
+		statement, _ := identity.OpenKeys(s.Statement) // it was opened before
+		s.Key = statement.Operational
+	}
+	return s
+}
+
+// public returns the key if it is that of the ID, at now if there is a time to it.
+func (p party) public(now time.Time) (ed25519.PublicKey, error) {
+	if p.statement() == nil {
+		return p.key, identity.CheckKey(p.id, p.key)
+	}
+	s, err := identity.OpenKeys(p.key)
+	if err != nil {
+		return nil, err
+	}
+	if s.ID != p.id {
+		return nil, fmt.Errorf("%w: the statement is that of agent %s", identity.ErrKeyMismatch, s.ID)
+	}
+	return s.Operational, s.CheckTime(now)
 }
 
 // greeting opens a challenge.
@@ -171,7 +216,7 @@ func (s statement) sign(me *identity.Identity) []byte {
 // openProof returns the statement of a proof if it is the one that want describes, for the same connection
 // and role, and signed by the key that belongs to the ID of its signer. Where want has no server key, the
 // statement brings it, and the server's nonce too. The signature comes last: it costs most.
-func openProof(data []byte, want statement) (statement, error) {
+func openProof(data []byte, want statement, now time.Time) (statement, error) {
 	if len(data) > maxChallenge {
 		return statement{}, errMalformedChallenge
 	}
@@ -190,10 +235,11 @@ func openProof(data []byte, want statement) (statement, error) {
 		return statement{}, errForeignProof
 	}
 	by := got.signer()
-	if err := identity.CheckKey(by.id, by.key); err != nil {
+	key, err := by.public(now)
+	if err != nil {
 		return statement{}, err
 	}
-	if err := signed.VerifyStatement(by.key, by.id[:], cose.DomainHandshake, proofType); err != nil {
+	if err := signed.VerifyStatement(key, by.id[:], cose.DomainHandshake, proofType); err != nil {
 		return statement{}, errBadProof
 	}
 	return got, nil
@@ -216,9 +262,11 @@ func readFixed(r *cose.Reader, into []byte) {
 }
 
 func readParty(r *cose.Reader) party {
-	p := party{key: make(ed25519.PublicKey, ed25519.PublicKeySize)}
+	var p party
 	readFixed(r, p.id[:])
-	readFixed(r, p.key)
+	if p.key = bytes.Clone(r.Bytes()); len(p.key) < ed25519.PublicKeySize || len(p.key) > identity.MaxStatement {
+		r.Fail(cose.ErrUnexpected)
+	}
 	return p
 }
 

@@ -53,7 +53,7 @@ func TestChallengesOfStrangersAreRefused(t *testing.T) {
 		{"a text message", "text_message", coder.StatusUnsupportedData, func(s *scene, i *intruder) {
 			i.write(wsFrame(fin|opText, websocket.Greeting(s.mallory.ID(), s.mallory, s.alice.ID(), s.addr())))
 		}},
-		{"a huge greeting", "frame_too_large", coder.StatusMessageTooBig, func(s *scene, i *intruder) { i.message(make([]byte, 4096)) }},
+		{"a huge greeting", "frame_too_large", coder.StatusMessageTooBig, func(s *scene, i *intruder) { i.message(make([]byte, 16<<10)) }},
 		{"a violation of the protocol", "protocol", coder.StatusProtocolError, func(s *scene, i *intruder) { i.write(wsFrame(fin|0x3, nil)) }},
 	} {
 		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/internal/cose"
@@ -20,8 +21,6 @@ func agent(t testing.TB, n byte) *identity.Identity {
 	}
 	return id
 }
-
-func partyOf(id *identity.Identity) party { return party{id.ID(), id.PublicKey()} }
 
 // agreement returns what both sides of a challenge sign, in the client's role.
 func agreement(t testing.TB) (client, server *identity.Identity, s statement) {
@@ -56,7 +55,7 @@ func TestProofOfAnotherConnectionIsRefused(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			s := want
 			c.alter(&s)
-			if _, err := openProof(s.sign(c.by), want); !errors.Is(err, c.err) {
+			if _, err := openProof(s.sign(c.by), want, time.Now()); !errors.Is(err, c.err) {
 				t.Errorf("openProof: %v, want %v", err, c.err)
 			}
 		})
@@ -69,12 +68,12 @@ func TestEverySingleBitFlipOfAProofIsRefused(t *testing.T) {
 	for i := range len(proof) * 8 {
 		flipped := bytes.Clone(proof)
 		flipped[i/8] ^= 1 << (i % 8)
-		if _, err := openProof(flipped, want); err == nil {
+		if _, err := openProof(flipped, want, time.Now()); err == nil {
 			t.Fatalf("a proof with bit %d flipped was accepted", i)
 		}
 	}
 	for n := range proof {
-		if _, err := openProof(proof[:n], want); err == nil {
+		if _, err := openProof(proof[:n], want, time.Now()); err == nil {
 			t.Fatalf("a proof of %d bytes was accepted cut to %d", len(proof), n)
 		}
 	}
@@ -89,7 +88,7 @@ func TestKeyUnderForeignIDProvesNothing(t *testing.T) {
 	id := server.ID()
 	forged := cose.SignStatement(mallory, id[:], cose.DomainHandshake, proofType, s.append(nil))
 	want := statement{role: roleServer, client: partyOf(client), server: party{id: server.ID()}, clientNonce: s.clientNonce, host: s.host}
-	if _, err := openProof(forged, want); !errors.Is(err, identity.ErrKeyMismatch) {
+	if _, err := openProof(forged, want, time.Now()); !errors.Is(err, identity.ErrKeyMismatch) {
 		t.Errorf("openProof: %v, want ErrKeyMismatch", err)
 	}
 }
@@ -100,11 +99,11 @@ func TestProofIsNoMessageAndNoMessageIsAProof(t *testing.T) {
 	id := client.ID()
 	for _, domain := range []cose.Domain{cose.DomainMessage, cose.DomainDescriptor, cose.DomainKeys, cose.DomainDelegation, cose.DomainReceipt, cose.DomainBallot} {
 		other := cose.SignStatement(client, id[:], domain, proofType, want.append(nil))
-		if _, err := openProof(other, want); !errors.Is(err, errBadProof) {
+		if _, err := openProof(other, want, time.Now()); !errors.Is(err, errBadProof) {
 			t.Errorf("what was signed under %s opened as a proof: %v", domain, err)
 		}
 	}
-	if _, err := openProof(cose.SignStatement(client, id[:], cose.DomainHandshake, "application/other", want.append(nil)), want); !errors.Is(err, errBadProof) {
+	if _, err := openProof(cose.SignStatement(client, id[:], cose.DomainHandshake, "application/other", want.append(nil)), want, time.Now()); !errors.Is(err, errBadProof) {
 		t.Errorf("a statement of another type opened as a proof: %v", err)
 	}
 	keys := identity.NewRegistry(0)
@@ -163,10 +162,10 @@ func FuzzChallenge(f *testing.F) {
 		if s, err := parseStatement(data); err == nil && !bytes.Equal(s.append(nil), data) {
 			t.Errorf("statement %x is read as %x", data, s.append(nil))
 		}
-		if _, err := openProof(data, want); err == nil && !bytes.Equal(data, proof) {
+		if _, err := openProof(data, want, time.Now()); err == nil && !bytes.Equal(data, proof) {
 			t.Errorf("accepted what nobody signed: %x", data)
 		}
-		if _, err := openProof(data, learn); err == nil && !bytes.Equal(data, answer) {
+		if _, err := openProof(data, learn, time.Now()); err == nil && !bytes.Equal(data, answer) {
 			t.Errorf("accepted what nobody signed: %x", data)
 		}
 	})

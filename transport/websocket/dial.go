@@ -70,11 +70,13 @@ func (d *dialling) run(ctx context.Context) (mesh.Stream, error) {
 	}
 	s := mesh.Stream{Self: d.self.ID()}
 	if d.target.proof == Certificate {
-		s.Peer, s.Key, err = peertls.ID(*d.tls)
+		var p peertls.Proof
+		p, err = peertls.ProofOf(*d.tls)
+		s.Peer, s.Key, s.Statement = p.ID, p.Key, p.Statement
 	} else {
 		var server party
 		server, err = d.prove(ctx, ws)
-		s.Peer, s.Key = server.id, server.key
+		s = server.into(s)
 	}
 	if err != nil {
 		return mesh.Stream{}, d.network.turnAway(ws, d.wire, err)
@@ -136,5 +138,5 @@ func (d *dialling) prove(ctx context.Context, ws *websocket.Conn) (party, error)
 	if err != nil {
 		return party{}, err
 	}
-	return caller{me: d.self.Identity(), server: d.peer.ID, host: d.target.host, binding: binding}.prove(ctx, ws)
+	return caller{me: d.self.Identity(), server: d.peer.ID, host: d.target.host, binding: binding, now: d.network.mesh.Now}.prove(ctx, ws)
 }

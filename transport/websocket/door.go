@@ -118,17 +118,17 @@ func (v *visit) serve(w http.ResponseWriter) {
 func (v *visit) prove(ws *websocket.Conn, w *wire) (s mesh.Stream, err error) {
 	s.Self, s.Entry = v.callee.ID(), w.Conn
 	if v.proof == Certificate {
-		s.Peer, s.Key, err = peertls.ID(*v.tls)
+		p, err := peertls.ProofOf(*v.tls)
+		s.Peer, s.Key, s.Statement = p.ID, p.Key, p.Statement
 		return s, err
 	}
 	client, err := v.challenge(ws)
-	s.Peer, s.Key = client.id, client.key
-	return s, err
+	return client.into(s), err
 }
 
 // challenge runs the server's side of a challenge.
 func (v *visit) challenge(ws *websocket.Conn) (client party, err error) {
-	c := callee{me: v.callee.Identity(), host: v.mayDial, known: func(peer identity.ID) bool {
+	c := callee{me: v.callee.Identity(), now: v.network.mesh.Now, host: v.mayDial, known: func(peer identity.ID) bool {
 		return v.network.mesh.Allowed(v.callee.ID(), peer)
 	}}
 	if !v.viaProxy {

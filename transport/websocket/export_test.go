@@ -2,6 +2,7 @@ package websocket
 
 import (
 	"context"
+	"time"
 
 	"github.com/coder/websocket"
 
@@ -11,7 +12,7 @@ import (
 
 // ProveClient runs the client's side of a challenge on a connection without TLS.
 func ProveClient(ctx context.Context, ws *websocket.Conn, me *identity.Identity, server identity.ID, host string) error {
-	_, err := caller{me: me, server: server, host: host}.prove(ctx, ws)
+	_, err := caller{me: me, server: server, host: host, now: time.Now}.prove(ctx, ws)
 	return err
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/coder/websocket"
 
@@ -23,6 +24,7 @@ type callee struct {
 	known   func(identity.ID) bool // who may connect
 	host    func(string) bool      // whether the client may have dialled that host
 	binding []byte                 // empty unless the client is at the other end of the TLS connection
+	now     func() time.Time       // for statements about keys
 }
 
 // prove runs the server's side of the challenge and returns the client. What is refused is refused before
@@ -40,7 +42,7 @@ func (c callee) prove(ctx context.Context, ws *websocket.Conn) (party, error) {
 		return party{}, err
 	}
 	s := statement{
-		role: roleServer, client: g.client, server: party{c.me.ID(), c.me.PublicKey()},
+		role: roleServer, client: g.client, server: partyOf(c.me),
 		clientNonce: g.nonce, serverNonce: newNonce(), host: g.host, binding: c.binding,
 	}
 	if err := ws.Write(ctx, websocket.MessageBinary, s.sign(c.me)); err != nil {
@@ -50,7 +52,7 @@ func (c callee) prove(ctx context.Context, ws *websocket.Conn) (party, error) {
 		return party{}, err
 	}
 	s.role = roleClient
-	got, err := openProof(data, s)
+	got, err := openProof(data, s, c.now())
 	if err != nil {
 		return party{}, err
 	}
@@ -70,7 +72,8 @@ func (c callee) admit(g greeting) error {
 	case !c.host(g.host):
 		return errHost
 	default:
-		return identity.CheckKey(g.client.id, g.client.key)
+		_, err := g.client.public(c.now())
+		return err
 	}
 }
 
@@ -80,11 +83,12 @@ type caller struct {
 	server  identity.ID
 	host    string
 	binding []byte // empty without TLS
+	now     func() time.Time
 }
 
 // prove runs the client's side of the challenge and returns the server.
 func (c caller) prove(ctx context.Context, ws *websocket.Conn) (party, error) {
-	me := party{c.me.ID(), c.me.PublicKey()}
+	me := partyOf(c.me)
 	g := greeting{client: me, server: c.server, nonce: newNonce(), host: c.host}
 	if err := ws.Write(ctx, websocket.MessageBinary, g.append(nil)); err != nil {
 		return party{}, err
@@ -95,7 +99,7 @@ func (c caller) prove(ctx context.Context, ws *websocket.Conn) (party, error) {
 	}
 	s, err := openProof(data, statement{
 		role: roleServer, client: me, server: party{id: c.server}, clientNonce: g.nonce, host: c.host,
-	})
+	}, c.now())
 	if err != nil {
 		return party{}, err
 	}
