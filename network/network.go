@@ -203,7 +203,7 @@ func (n *Network) addAgent(ctx context.Context, a config.Agent, name string) err
 		return err
 	}
 	// What it submits is verified before others can have told of it.
-	if err := n.registry.Register(id.ID(), id.PublicKey()); err != nil {
+	if err := n.register(id); err != nil {
 		return err
 	}
 	m := member{name: name, kind: a.Kind, id: id.ID()}
@@ -216,6 +216,15 @@ func (n *Network) addAgent(ctx context.Context, a config.Agent, name string) err
 	n.metrics.Add(m.runtime)
 	n.members = append(n.members, m)
 	return nil
+}
+
+// register lets an agent of this process in.
+func (n *Network) register(id *identity.Identity) (err error) {
+	if id.Statement() == nil {
+		return n.registry.Register(id.ID(), id.PublicKey())
+	}
+	_, err = n.registry.RegisterKeys(id.Statement())
+	return err
 }
 
 // runtimeConfig returns what an agent's runtime needs, whatever its role.

@@ -67,6 +67,7 @@ func (n *Network) setCoordinator(ctx context.Context, a config.Agent, c *converg
 	}
 	var k *role.Coordinator
 	k, err = role.NewCoordinator(role.CoordinatorConfig{
+		ID:       m.id,
 		Tasks:    specs,
 		Verifier: n.proofs,
 		Deadline: time.Duration(a.Deadline),
