@@ -356,8 +356,9 @@ func (m *Manager) end(ctx context.Context, e *Ending) (*record, error) {
 	return m.change(ctx, e.Claim.TaskID, func(r *record, now int64) (*record, error) {
 		next, err := r.end(e, o, now)
 		if err == nil && !bytes.Equal(verified, r.encoded) {
-			err = m.verifyEnding(r, e, o)
-			verified = r.encoded
+			if err = m.verifyEnding(r, e, o); err == nil {
+				verified = r.encoded
+			}
 		}
 		return next, err
 	})
