@@ -362,12 +362,13 @@ func (m *Manager) end(ctx context.Context, e *Ending) (*record, error) {
 	}
 	e.Result, e.Proof = bytes.Clone(e.Result), bytes.Clone(e.Proof)
 	o := e.outcome()
-	verified := false
+	var verified []byte // the submission that the ending has been verified for
 	return m.change(ctx, e.Claim.TaskID, func(r *record, now int64) (*record, error) {
 		next, err := m.ofMember(e.Claim.Agent)(r.end(e, o, now))
-		if err == nil && !verified {
-			err = m.verifyEnding(r, e, o)
-			verified = err == nil
+		if err == nil && !bytes.Equal(verified, r.encoded) {
+			if err = m.verifyEnding(r, e, o); err == nil {
+				verified = r.encoded
+			}
 		}
 		return next, err
 	})

@@ -37,7 +37,7 @@ func Claimers(t *testing.T, stores []store.Store, claimers, tasks int) {
 	t.Helper()
 	r := &race{t: t, ids: map[string]bool{}, all: int64(tasks)}
 	for _, s := range stores {
-		m, err := task.New(task.Config{Store: s, Retention: task.Forever, Logger: slog.New(slog.DiscardHandler)})
+		m, err := task.New(task.Config{Store: s, UnsignedUnsafe: true, Retention: task.Forever, Logger: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
 		}
