@@ -34,6 +34,9 @@ func (r *Runtime) Rotate(id *identity.Identity) error {
 	if err := r.signer.Rotate(id); err != nil {
 		return err
 	}
+	if r.proofs != nil {
+		r.proofs.Rotate(id)
+	}
 	r.log.Info("agent has another key", "id", r.ID(), "epoch", id.Epoch())
 	return nil
 }

@@ -1,6 +1,8 @@
 package proof
 
 import (
+	"sync/atomic"
+
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/internal/cose"
 	"github.com/converge-agents/converge/internal/group"
@@ -13,7 +15,8 @@ const maxBatch = 256
 // Signer signs the statements of one agent. It is safe for concurrent use. Statements that come while a
 // signature is being made share the next one; one that comes alone is signed at once.
 type Signer struct {
-	identity *identity.Identity
+	id       identity.ID
+	identity atomic.Pointer[identity.Identity]
 	group    group.Commit[*entry]
 	signed   stat.Counter
 	shared   stat.Counter
@@ -27,11 +30,21 @@ type entry struct {
 
 // NewSigner returns a signer for an agent.
 func NewSigner(id *identity.Identity) *Signer {
-	return &Signer{identity: id, group: group.Commit[*entry]{Yield: true}}
+	s := &Signer{id: id.ID(), group: group.Commit[*entry]{Yield: true}}
+	s.identity.Store(id)
+	return s
+}
+
+// Rotate has s sign with another key of the same agent from now on. That of another agent is a mistake of the
+// caller's, and changes nothing.
+func (s *Signer) Rotate(id *identity.Identity) {
+	if id.ID() == s.id {
+		s.identity.Store(id)
+	}
 }
 
 // ID returns the agent whose statements s signs.
-func (s *Signer) ID() identity.ID { return s.identity.ID() }
+func (s *Signer) ID() identity.ID { return s.id }
 
 // Signed returns how many statements s has signed.
 func (s *Signer) Signed() uint64 { return s.signed.Load() }
@@ -64,9 +77,10 @@ func (s *Signer) SignAll(statements []Statement) [][]byte {
 }
 
 func (s *Signer) signAlone(e *entry) error {
-	parts := e.statement.sign1(s.ID())
-	signed := cose.Sign(s.identity, e.statement.Domain, parts.Protected, parts.Payload)
-	e.proof = appendProof(nil, epochOf(s.identity), nil, signed.Signature)
+	id := s.identity.Load()
+	parts := e.statement.sign1(s.id)
+	signed := cose.Sign(id, e.statement.Domain, parts.Protected, parts.Payload)
+	e.proof = appendProof(nil, id, nil, signed.Signature)
 	s.signed.Inc()
 	return nil
 }
@@ -77,18 +91,18 @@ func (s *Signer) signTogether(batch []*entry) {
 		_ = s.signAlone(batch[0])
 		return
 	}
-	id := s.ID()
+	id := s.identity.Load()
 	leaves := make([]cose.Hash, len(batch))
 	for i, e := range batch {
-		leaves[i] = e.statement.sign1(id).Leaf(e.statement.Domain)
+		leaves[i] = e.statement.sign1(s.id).Leaf(e.statement.Domain)
 	}
 	var tree cose.Tree
 	tree.Build(leaves)
-	signature := cose.SignRoot(s.identity, id[:], tree.Root())
+	signature := cose.SignRoot(id, s.id[:], tree.Root())
 	var scratch [cose.ProofOverhead]byte
 	for i, e := range batch {
 		inclusion := tree.AppendProof(scratch[:0], i)
-		e.proof = appendProof(make([]byte, 0, len(inclusion)+len(signature)+16), epochOf(s.identity), inclusion, signature)
+		e.proof = appendProof(make([]byte, 0, len(inclusion)+len(signature)+16), id, inclusion, signature)
 	}
 	s.signed.Add(uint64(len(batch)))
 	s.shared.Inc()

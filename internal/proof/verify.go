@@ -60,8 +60,10 @@ func (v *Verifier) Verify(by identity.ID, s Statement, proof []byte) error {
 	return v.verify(by, s, proof, v.lookup)
 }
 
-// VerifyPast is Verify for a statement that was made some time ago: an agent that is no longer known may have
-// been when v verified something of it.
+// VerifyPast is Verify for a statement that was made some time ago. An agent that is no longer known may have
+// been when v verified something of it, and one that is may have had another key: that of an earlier epoch, as
+// its root key said. Whoever has got hold of such a key can make statements that look old; an agent that is revoked
+// has made none.
 func (v *Verifier) VerifyPast(by identity.ID, s Statement, proof []byte) error {
 	return v.verify(by, s, proof, v.lookupPast)
 }
@@ -72,13 +74,13 @@ func (v *Verifier) Knows(agent identity.ID) bool {
 	return err == nil
 }
 
-func (v *Verifier) verify(by identity.ID, s Statement, proof []byte, lookup func(agentKey) (ed25519.PublicKey, error)) error {
+func (v *Verifier) verify(by identity.ID, s Statement, proof []byte, lookup func(agentKey, parts) (ed25519.PublicKey, error)) error {
 	p, err := parse(proof)
 	if err != nil {
 		return err
 	}
 	of := agentKey{by, p.epoch}
-	key, err := lookup(of)
+	key, err := lookup(of, p)
 	if err != nil {
 		return fmt.Errorf("key %d of agent %s: %w", of.epoch, by.Short(), err)
 	}
@@ -103,7 +105,7 @@ func (v *Verifier) signature(by identity.ID, key ed25519.PublicKey, s *Statement
 
 // lookup returns a key that an agent has, or had. Sources that know of no epochs have the root key, which is
 // that of epoch 0.
-func (v *Verifier) lookup(of agentKey) (ed25519.PublicKey, error) {
+func (v *Verifier) lookup(of agentKey, _ parts) (ed25519.PublicKey, error) {
 	if keys, ok := v.keys.(EpochSource); ok {
 		key, err := keys.LookupEpoch(of.agent, of.epoch)
 		return key.Public, err
@@ -115,15 +117,40 @@ func (v *Verifier) lookup(of agentKey) (ed25519.PublicKey, error) {
 	return key.Public, err
 }
 
-// lookupPast returns a key that lookup does, or has.
-func (v *Verifier) lookupPast(of agentKey) (ed25519.PublicKey, error) {
-	key, err := v.lookup(of)
-	if errors.Is(err, identity.ErrUnknown) {
-		if old, known := v.past.get(of); known {
-			return old, nil
-		}
+// lookupPast returns a key that lookup does, or has, or that the agent had in its epoch.
+func (v *Verifier) lookupPast(of agentKey, p parts) (ed25519.PublicKey, error) {
+	key, err := v.lookup(of, p)
+	superseded := errors.Is(err, identity.ErrEpoch) || errors.Is(err, identity.ErrNotInForce)
+	if !superseded && !errors.Is(err, identity.ErrUnknown) {
+		return key, err
+	}
+	if old, known := v.past.get(of); known {
+		return old, nil
+	}
+	if old := v.formerKey(of, p.statement); superseded && old != nil {
+		return old, nil
 	}
 	return key, err
+}
+
+// formerKey returns the key that an agent's root key has stated for an epoch, nil if it is not known. For epoch 0 that
+// is the root key itself, which any statement names.
+func (v *Verifier) formerKey(of agentKey, statement []byte) ed25519.PublicKey {
+	if of.epoch == 0 {
+		if source, ok := v.keys.(interface{ Statement(identity.ID) []byte }); ok {
+			statement = source.Statement(of.agent)
+		}
+	}
+	s, err := identity.OpenKeys(statement)
+	switch {
+	case err != nil || s.ID != of.agent:
+		return nil
+	case of.epoch == 0:
+		return s.Root
+	case s.Epoch != of.epoch:
+		return nil
+	}
+	return s.Operational
 }
 
 func (v *Verifier) verifyShared(by identity.ID, key ed25519.PublicKey, p parts, leaf cose.Hash) error {
