@@ -395,9 +395,9 @@ type countingKeys struct {
 	lookups atomic.Int64
 }
 
-func (k *countingKeys) Lookup(id identity.ID) (identity.Key, error) {
+func (k *countingKeys) LookupEpoch(id identity.ID, epoch uint64) (identity.Key, error) {
 	k.lookups.Add(1)
-	return k.Registry.Lookup(id)
+	return k.Registry.LookupEpoch(id, epoch)
 }
 
 // TestEachSignatureIsVerifiedOnce: once by the manager that takes it in, and once by one that follows.
