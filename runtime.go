@@ -127,6 +127,7 @@ type Runtime struct {
 	config   Config
 	log      *slog.Logger
 	signer   *message.Signer
+	proofs   *task.Signer // nil on the fallback path
 	verifier *message.Verifier
 	marks    *message.Marks // nil without Config.Marks
 	hooked   *transport.Hooked
@@ -225,12 +226,12 @@ func (r *Runtime) newExecutor() (executor, error) {
 	if c.Executor == nil {
 		c.Executor = &ExecutorConfig{}
 	}
-	signer, err := task.NewSigner(c.Identity, c.Network)
-	if err != nil {
+	var err error
+	if r.proofs, err = task.NewSigner(c.Identity, c.Network); err != nil {
 		return nil, err
 	}
 	return NewStandardExecutor(*c.Executor, ExecutorEnv{
-		Signer:  signer,
+		Signer:  r.proofs,
 		Agent:   c.Identity.ID(),
 		Name:    c.Name,
 		Send:    r.send,

@@ -348,6 +348,21 @@ func TestOldKeysGoOnVerifyingWhereTheyAreKept(t *testing.T) {
 	}
 }
 
+func TestSignerStaysThatOfItsAgent(t *testing.T) {
+	t.Parallel()
+	s, again := proof.NewSigner(alice), seeded(1)
+	if err := s.Rotate(bob); !errors.Is(err, proof.ErrOtherAgent) || s.ID() != alice.ID() {
+		t.Errorf("Alice's signer is turned into that of %s: %v", s.ID().Short(), err)
+	}
+	if err := s.Rotate(again); err != nil {
+		t.Error(err)
+	}
+	statement := numbered(1)[0]
+	if err := newVerifier().Verify(alice.ID(), statement, s.Sign(statement)); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestForgettingRootsDecidesNothing has a verifier see more roots than it remembers.
 func TestForgettingRootsDecidesNothing(t *testing.T) {
 	t.Parallel()
