@@ -35,7 +35,9 @@ func (r *Runtime) Rotate(id *identity.Identity) error {
 		return err
 	}
 	if r.proofs != nil {
-		r.proofs.Rotate(id)
+		if err := r.proofs.Rotate(id); err != nil {
+			return err
+		}
 	}
 	r.log.Info("agent has another key", "id", r.ID(), "epoch", id.Epoch())
 	return nil

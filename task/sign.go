@@ -82,8 +82,8 @@ func NewSigner(id *identity.Identity, network string) (*Signer, error) {
 // ID returns the agent that s signs for.
 func (s *Signer) ID() identity.ID { return s.proofs.ID() }
 
-// Rotate has s sign with another key of the same agent from now on. One of another agent changes nothing.
-func (s *Signer) Rotate(id *identity.Identity) { s.proofs.Rotate(id) }
+// Rotate has s sign with another key of its agent from now on. It refuses the identity of another agent.
+func (s *Signer) Rotate(id *identity.Identity) error { return s.proofs.Rotate(id) }
 
 // Signed returns how many submissions and endings s has signed.
 func (s *Signer) Signed() uint64 { return s.proofs.Signed() }

@@ -335,7 +335,9 @@ func newLife(t *testing.T) *life {
 		l.now = l.now.Add(time.Hour)
 		key := must(alice.Rotate(identity.Rotation{Current: l.registry.Statement(alice.ID()), NotBefore: l.now}))
 		must(l.registry.Apply(key.Statement()))
-		signer.Rotate(key)
+		if err := signer.Rotate(key); err != nil {
+			t.Fatal(err)
+		}
 		l.keys, l.proofs = append(l.keys, key), append(l.proofs, signer.Sign(l.statement))
 	}
 	l.now = l.now.Add(time.Hour)
@@ -395,6 +397,21 @@ func TestRevokedAgentHasSignedNothing(t *testing.T) {
 		if err := proof.NewVerifier(l.registry).VerifyPast(alice.ID(), l.statement, p); !errors.Is(err, identity.ErrRevoked) {
 			t.Errorf("signed with key %d: %v", epoch, err)
 		}
+	}
+}
+
+func TestSignerStaysThatOfItsAgent(t *testing.T) {
+	t.Parallel()
+	s, again := proof.NewSigner(alice), seeded(1)
+	if err := s.Rotate(bob); !errors.Is(err, proof.ErrOtherAgent) || s.ID() != alice.ID() {
+		t.Errorf("Alice's signer is turned into that of %s: %v", s.ID().Short(), err)
+	}
+	if err := s.Rotate(again); err != nil {
+		t.Error(err)
+	}
+	statement := numbered(1)[0]
+	if err := newVerifier().Verify(alice.ID(), statement, s.Sign(statement)); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -68,6 +68,11 @@ func (v *Verifier) VerifyPast(by identity.ID, s Statement, proof []byte) error {
 	return v.verify(by, s, proof, v.lookupPast)
 }
 
+// Remember has VerifyPast take an agent's root key for one that it was known by once.
+func (v *Verifier) Remember(agent identity.ID, root ed25519.PublicKey) {
+	v.past.add(agentKey{agent, 0}, root)
+}
+
 // Knows reports whether an agent is known now.
 func (v *Verifier) Knows(agent identity.ID) bool {
 	_, err := v.keys.Lookup(agent)
@@ -127,8 +132,10 @@ func (v *Verifier) lookupPast(of agentKey, p parts) (ed25519.PublicKey, error) {
 	if old, known := v.past.get(of); known {
 		return old, nil
 	}
-	if old := v.formerKey(of, p.statement); superseded && old != nil {
-		return old, nil
+	if _, known := v.past.get(agentKey{of.agent, 0}); known || superseded {
+		if old := v.formerKey(of, p.statement); old != nil {
+			return old, nil
+		}
 	}
 	return key, err
 }
