@@ -118,7 +118,7 @@ func open(ctx context.Context, config Config) (*Store, error) {
 	if _, err := exists(config.Path); err != nil { // before a lock is left beside something else
 		return nil, err
 	}
-	lock, err := acquire(config.Path)
+	lock, err := acquire(ctx, config.Path)
 	if err != nil {
 		return nil, err
 	}
