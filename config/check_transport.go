@@ -238,7 +238,7 @@ func (k checker) taskPlace() {
 	if k.Tasks.Host != "" {
 		k.knownPeer("tasks.host", k.Tasks.Host)
 	}
-	if size := k.Limits.MessageSize; k.hasWorkersElsewhere() && 1<<10 <= size && size < 64<<10 {
+	if size := k.Limits.MessageSize; k.sendsTasks() && 1<<10 <= size && size < 64<<10 {
 		k.bad("limits.message_size", "tasks go between processes as messages", "want at least 64KiB with tasks.host and with a host, not %s", size)
 	}
 }
@@ -287,6 +287,9 @@ func (k checker) firstHost() string {
 }
 
 // hasWorkersElsewhere reports whether other processes' workers can see the tasks.
-func (k checker) hasWorkersElsewhere() bool {
+func (k checker) hasWorkersElsewhere() bool { return k.StoreShared() || k.sendsTasks() }
+
+// sendsTasks reports whether tasks go between processes as messages.
+func (k checker) sendsTasks() bool {
 	return k.Tasks.Host != "" || slices.ContainsFunc(k.Agents, func(a Agent) bool { return a.Kind == KindHost })
 }

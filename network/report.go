@@ -155,7 +155,11 @@ func (n *Network) addOutcomes(r *Report) {
 			if o.Err != nil && len(r.Errors) < maxErrors {
 				r.Errors = append(r.Errors, errorLine(c, o))
 			}
-			if name := n.names[o.Task.Claimant]; name != "" && !slices.Contains(agents[c.row], name) {
+			name := n.names[o.Task.Claimant]
+			if name == "" && !o.Task.Claimant.IsZero() {
+				name = o.Task.Claimant.Short() // an agent that only discovery knows
+			}
+			if name != "" && !slices.Contains(agents[c.row], name) {
 				agents[c.row] = append(agents[c.row], name)
 			}
 		}

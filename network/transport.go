@@ -54,7 +54,7 @@ func (n *Network) addTransport() (err error) {
 	if r, ok := n.transport.(transport.Reporter); ok {
 		n.metrics.AddTransport(r)
 	}
-	if c.TransportKind() != config.TransportLocal && len(c.Peers) == 0 {
+	if c.TransportKind() != config.TransportLocal && len(c.Peers) == 0 && !c.StoreShared() {
 		n.log.Warn("no peers: agents of other processes are not heard", "transport", c.Transport)
 	}
 	return nil
