@@ -30,7 +30,7 @@ func sameDescriptor(a, b discovery.Descriptor) bool {
 func TestOpenReturnsEveryFieldThatWasSigned(t *testing.T) {
 	want := described(alice)
 	for field, value := range reflect.ValueOf(want).Fields() {
-		if value.IsZero() && field.Name != "Withdrawn" {
+		if value.IsZero() && field.Name != "Withdrawn" && field.Name != "Statement" {
 			t.Fatalf("the example leaves %s open", field.Name)
 		}
 	}
