@@ -31,6 +31,7 @@ func (r *Runtime) Rotate(id *identity.Identity) error {
 	if err := r.signer.Rotate(id); err != nil {
 		return err
 	}
+	r.registered.Load().hurry() // the descriptor carries the statement
 	r.log.Info("agent has another key", "id", r.ID(), "epoch", id.Epoch())
 	return nil
 }

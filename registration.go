@@ -30,7 +30,9 @@ func (r *Runtime) register(ctx context.Context) (stop func(), err error) {
 		}
 	}}
 	renewal.start()
+	r.registered.Store(renewal)
 	return func() {
+		r.registered.Store(nil)
 		renewal.stop()
 		r.withdraw(ctx)
 	}, nil
@@ -68,6 +70,14 @@ func (r *renewal) run() {
 	}
 	r.renew()
 	r.timer.Reset(r.every)
+}
+
+// hurry has the renewal come at once. It may be called on nil, and otherwise
+// after start.
+func (r *renewal) hurry() {
+	if r != nil {
+		r.timer.Reset(0) // without the lock: one that is under way may be slow, and is followed by another
+	}
 }
 
 // stop waits for a renewal that is under way.

@@ -89,7 +89,9 @@ type Config struct {
 	Seal message.SealPolicy
 	// PublishSealing makes a new sealing key of the agent known to others, in its signed key statement. The
 	// runtime calls it at the start, for the key that there is, and after each rotation, and calls it again
-	// until it succeeds. Without it the runtime rotates nothing, and whoever owns Sealing does.
+	// until it succeeds. Without it, and with Discovery, an agent that has its root key at hand signs a new
+	// statement itself, which its descriptor carries. Otherwise the runtime rotates nothing, and whoever owns
+	// Sealing does.
 	PublishSealing func(context.Context, identity.PublicSealingKey) error
 
 	// Verifier sets limits of verification; Self, Network, Keys, Marks, Sealing and Seal are set by the runtime.
@@ -164,6 +166,8 @@ type Runtime struct {
 	profile  task.Profile
 	pools    *ownPools
 	state    atomic.Int32
+
+	registered atomic.Pointer[renewal] // of the descriptor; nil while there is none
 
 	turnStarted atomic.Int64 // when the current turn began, in nanoseconds since 1970; 0 between turns
 

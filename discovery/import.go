@@ -137,7 +137,7 @@ func (s *Service) ImportStatement(ctx context.Context, raw []byte) (changed bool
 	if err != nil {
 		return false, fmt.Errorf("import key statement: %w", err)
 	}
-	if !s.knows(statement.ID) && s.keys.Statement(statement.ID) == nil {
+	if !s.Knows(statement.ID) && s.keys.Statement(statement.ID) == nil {
 		return false, fmt.Errorf("import key statement of %s: %w", statement.ID, ErrNotFound)
 	}
 	for range maxPublishAttempts {
@@ -184,4 +184,13 @@ func (s *Service) Stats() Stats {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return Stats{Known: len(s.index.agents), Refused: s.index.refused}
+}
+
+// Claims returns whose descriptor raw says that it is. Nothing is verified. Error: [ErrMalformed].
+func Claims(raw []byte) (identity.ID, error) {
+	d, _, err := decode(raw)
+	if err != nil {
+		return identity.ID{}, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	return d.ID, nil
 }

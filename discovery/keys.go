@@ -156,7 +156,7 @@ func (s *Service) takeStatement(entry store.Entry) (changed bool) {
 		return false
 	}
 	learn := s.keys.learn
-	if !s.knows(id) {
+	if !s.Knows(id) {
 		learn = s.keys.learnOfStranger
 	}
 	changed, err := learn(entry.Value)

@@ -98,7 +98,7 @@ func (s *Service) check(d Descriptor) error {
 
 // acceptKeys takes in the statement of a descriptor and reports whether its key counts.
 func (s *Service) acceptKeys(ctx context.Context, d Descriptor, key signerKey) error {
-	known := s.knows(d.ID)
+	known := s.Knows(d.ID)
 	if !known && !s.hasRoom() {
 		return identity.ErrFull
 	}
@@ -115,7 +115,9 @@ func (s *Service) acceptKeys(ctx context.Context, d Descriptor, key signerKey) e
 	return s.keys.counts(d.ID, key)
 }
 
-func (s *Service) knows(id identity.ID) bool {
+// Knows reports whether there is something known of the agent: a descriptor, or that it has left and until when
+// nothing of it can be replayed.
+func (s *Service) Knows(id identity.ID) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.index.agents[id] != nil
