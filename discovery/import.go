@@ -22,12 +22,13 @@ type Entry struct {
 	Statement bool // it is a key statement, and not a descriptor
 }
 
-// Entries yields what the store holds of the network, as it is there: nothing is verified. An error is the
-// last.
+// Entries yields what the store holds of the network, as it is there: nothing is verified, but what says of
+// itself that it has run out is left out. An error is the last.
 func (s *Service) Entries(ctx context.Context) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		for entry, err := range s.store.List(ctx, s.prefix) {
-			if e, ok := s.entryOf(entry); (ok || err != nil) && !yield(e, err) {
+			e, ok := s.entryOf(entry)
+			if ok = ok && (e.Statement || !s.ranOut(entry, 0)); (ok || err != nil) && !yield(e, err) {
 				return
 			}
 		}
@@ -155,7 +156,7 @@ func (s *Service) Sweep(ctx context.Context) (swept int, err error) {
 		if err != nil {
 			return swept, fmt.Errorf("sweep the discovery store: %w", err)
 		}
-		if _, isStatement := s.statementOf(entry.Key); isStatement || !s.ranOut(entry) {
+		if _, isStatement := s.statementOf(entry.Key); isStatement || !s.ranOut(entry, sweepAfter) {
 			continue
 		}
 		if s.store.Delete(ctx, entry.Key, entry.Revision) == nil { // or somebody has renewed it
@@ -168,9 +169,9 @@ func (s *Service) Sweep(ctx context.Context) (swept int, err error) {
 // sweepAfter is how long after its expiry a descriptor is left alone.
 const sweepAfter = 10 * time.Minute
 
-func (s *Service) ranOut(entry store.Entry) bool {
+func (s *Service) ranOut(entry store.Entry, ago time.Duration) bool {
 	d, _, err := decode(entry.Value)
-	return err == nil && s.now().After(d.Expires.Add(sweepAfter))
+	return err == nil && !s.now().Before(d.Expires.Add(ago))
 }
 
 // Stats are counts of a [Service].

@@ -145,56 +145,68 @@ func (x *index) find(f *filter, now time.Time, yield func(*agent)) {
 			yield(a)
 		}
 	}
-	for _, candidates := range x.candidates(f) {
-		for a := range candidates {
-			look(a)
-		}
-	}
-	if len(f.topics) == 0 && len(f.needs) == 0 {
+	conditions := x.conditions(f)
+	if len(conditions) == 0 {
 		for _, a := range x.agents {
 			look(a)
 		}
+		return
 	}
+	slices.SortFunc(conditions, func(a, b group) int { return cmp.Compare(a.size(), b.size()) })
+	conditions[0].each(func(a *agent) {
+		for _, other := range conditions[1:] {
+			if !other.has(a) {
+				return
+			}
+		}
+		look(a)
+	})
 }
 
-// candidates returns sets of agents that hold all that f can match: the smallest that the index has, with no
-// agent in two of them.
-func (x *index) candidates(f *filter) (best []set) {
-	size := -1
+// conditions returns the groups that an agent has to be in, each of them, to be matched.
+func (x *index) conditions(f *filter) (all []group) {
 	for _, n := range f.needs {
-		if s := x.capabilities[n.name]; size < 0 || len(s) < size {
-			best, size = []set{s}, len(s)
-		}
+		all = append(all, group{x.capabilities[n.name]})
 	}
 	if len(f.topics) == 0 {
-		return best
+		return all
 	}
-	var listening []set
-	total := 0
+	var listening group
 	for _, t := range f.topics {
-		x.topics.collect(strings.Split(t.Namespace(), "."), func(s set) {
-			listening = append(listening, s)
-			total += len(s)
-		})
+		x.topics.collect(strings.Split(t.Namespace(), "."), func(s set) { listening = append(listening, s) })
 	}
-	if size >= 0 && size <= total {
-		return best
-	}
-	return distinct(listening)
+	return append(all, listening)
 }
 
-// distinct returns sets with the same agents, each in one of them.
-func distinct(sets []set) []set {
-	if len(sets) < 2 {
-		return sets
+// group is the union of sets.
+type group []set
+
+// size counts those twice that are in two sets.
+func (g group) size() (n int) {
+	for _, s := range g {
+		n += len(s)
 	}
-	all := set{}
-	for _, s := range sets {
-		for a := range s {
-			all[a] = struct{}{}
+	return n
+}
+
+func (g group) has(a *agent) bool {
+	for _, s := range g {
+		if _, ok := s[a]; ok {
+			return true
 		}
 	}
-	return []set{all}
+	return false
+}
+
+// each yields each agent of the group once.
+func (g group) each(yield func(*agent)) {
+	for i, s := range g {
+		for a := range s {
+			if !g[:i].has(a) {
+				yield(a)
+			}
+		}
+	}
 }
 
 func byID(a, b Descriptor) int { return bytes.Compare(a.ID[:], b.ID[:]) }

@@ -105,6 +105,9 @@ func (n need) allows(version string) bool {
 
 // matches reports whether an agent is asked for, trust aside.
 func (f *filter) matches(a *agent) bool {
+	if len(f.topics) > 0 && !slices.ContainsFunc(a.Topics, f.hears) {
+		return false
+	}
 	for _, n := range f.needs {
 		if !n.met(&a.Descriptor) {
 			return false
@@ -115,7 +118,7 @@ func (f *filter) matches(a *agent) bool {
 			return false
 		}
 	}
-	return len(f.topics) == 0 || slices.ContainsFunc(a.Topics, f.hears)
+	return true
 }
 
 func (f *filter) hears(p message.Pattern) bool { return slices.ContainsFunc(f.topics, p.Matches) }

@@ -16,6 +16,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"hash/maphash"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -77,9 +78,11 @@ type Gossip struct {
 
 	mu       sync.Mutex
 	pending  map[name]*news
-	own      []name              // pending, in this order, at once
-	relayed  []name              // pending, in this order, after a pause
-	arriving map[name][]byte     // is being taken in, and is no news of this process
+	own      []name          // pending, in this order, at once
+	relayed  []name          // pending, in this order, after a pause
+	arriving map[name][]byte // is being taken in, and is no news of this process
+	noted    map[name]uint64 // hashes of what stood in the store last
+	seed     maphash.Seed
 	waiting  map[identity.ID]int // messages of a sender in heard
 
 	// The rest belongs to the goroutine of Run.
@@ -145,6 +148,7 @@ func New(c Config) (*Gossip, error) {
 	return &Gossip{
 		Config: c, heard: make(chan heard, maxHeard), changes: make(chan struct{}, 1),
 		pending: map[name]*news{}, arriving: map[name][]byte{}, waiting: map[identity.ID]int{},
+		noted: map[name]uint64{}, seed: maphash.MakeSeed(),
 		senders: map[identity.ID]*sender{}, introduced: map[identity.ID]identity.ID{}, patience: firstAsk,
 	}, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -93,7 +94,15 @@ func (g *Gossip) note(e discovery.Entry) {
 	if relay {
 		delete(g.arriving, n)
 	}
+	g.noted[n] = maphash.Bytes(g.seed, e.Raw)
 	g.add(n, e.Raw, relay)
+}
+
+// missed reports whether a change of the store was not noted.
+func (g *Gossip) missed(e discovery.Entry) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.noted[name{e.ID, e.Statement}] != maphash.Bytes(g.seed, e.Raw)
 }
 
 // add wants mu held.
@@ -247,6 +256,11 @@ func (g *Gossip) sayAgain(items []item) {
 func (g *Gossip) farewell(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sendTimeout)
 	defer cancel()
+	for e, err := range g.Service.Entries(ctx) {
+		if err == nil && g.missed(e) { // the watch has ended
+			g.note(e)
+		}
+	}
 	g.mu.Lock()
 	g.relayed = nil
 	g.mu.Unlock()
@@ -264,6 +278,13 @@ func (g *Gossip) sweep(ctx context.Context) {
 	if _, err := g.Service.Sweep(ctx); err != nil {
 		g.Logger.Warn("descriptors that have run out stay in the store", "error", err)
 	}
+	g.mu.Lock()
+	for n := range g.noted {
+		if !n.statement && !g.Service.Knows(n.id) {
+			delete(g.noted, n)
+		}
+	}
+	g.mu.Unlock()
 	for id, from := range g.introduced {
 		if !g.Service.Knows(id) {
 			delete(g.introduced, id)
