@@ -18,6 +18,9 @@ func (r *Runtime) Rotate(id *identity.Identity) error {
 		return fmt.Errorf("rotate the key of agent %s: it is that of agent %s, epoch %d, and epoch %d is in use",
 			r.config.Name, id.ID().Short(), id.Epoch(), r.signer.Identity().Epoch())
 	}
+	if err := id.CheckTime(r.now()); err != nil {
+		return fmt.Errorf("rotate the key of agent %s: %w", r.config.Name, err)
+	}
 	if raw := id.Statement(); raw != nil {
 		if _, err := r.config.Registry.Apply(raw); err != nil {
 			return fmt.Errorf("rotate the key of agent %s: %w", r.config.Name, err)
@@ -31,6 +34,11 @@ func (r *Runtime) Rotate(id *identity.Identity) error {
 	if err := r.signer.Rotate(id); err != nil {
 		return err
 	}
+	if r.proofs != nil {
+		if err := r.proofs.Rotate(id); err != nil {
+			return err
+		}
+	}
 	r.registered.Load().hurry() // the descriptor carries the statement
 	r.log.Info("agent has another key", "id", r.ID(), "epoch", id.Epoch())
 	return nil
@@ -38,10 +46,7 @@ func (r *Runtime) Rotate(id *identity.Identity) error {
 
 // checkKey refuses to start with a key that nobody would accept.
 func (r *Runtime) checkKey() error {
-	now := time.Now()
-	if r.config.Verifier.Now != nil {
-		now = r.config.Verifier.Now()
-	}
+	now := r.now()
 	if err := r.config.Identity.CheckTime(now); err != nil {
 		return err
 	}
@@ -57,6 +62,14 @@ func (r *Runtime) checkKey() error {
 		r.log.Warn("the agent's key expires soon: rotate it", "expires", s.Expires, "epoch", s.Epoch)
 	}
 	return nil
+}
+
+// now is the time by the clock that the agent verifies with.
+func (r *Runtime) now() time.Time {
+	if r.config.Verifier.Now != nil {
+		return r.config.Verifier.Now()
+	}
+	return time.Now()
 }
 
 // withdrawn reports whether a message that has waited must not be used any more, because its sender's keys were

@@ -131,7 +131,8 @@ func TestRunningAgentGetsAnotherKey(t *testing.T) {
 		if before.Epoch() != 0 || after.Epoch() != 1 || after.Session() != before.Session() {
 			t.Errorf("epoch %d, then %d", before.Epoch(), after.Epoch())
 		}
-		for what, id := range map[string]*identity.Identity{"the root key": c.Identity, "another agent's": bob.id} {
+		early := must(c.Identity.Rotate(identity.Rotation{Current: next.Statement(), NotBefore: time.Now().Add(time.Hour)}))
+		for what, id := range map[string]*identity.Identity{"the root key": c.Identity, "another agent's": bob.id, "one before its time": early} {
 			if err := a.Rotate(id); err == nil {
 				t.Errorf("%s: rotated", what)
 			}

@@ -36,7 +36,9 @@ func newClub(t *testing.T) *club {
 	t.Cleanup(func() { s.Close() })
 	c := &club{w, s, nil, must(identity.Generate())}
 	c.pools = c.manager()
-	c.tasks = must(task.New(task.Config{Store: s, Logger: quiet, Member: c.pools.IsMember}))
+	c.tasks = must(task.New(task.Config{
+		Store: s, Verifier: must(task.NewVerifier(w.registry, "test")), Logger: quiet, Member: c.pools.IsMember,
+	}))
 	return c
 }
 

@@ -89,9 +89,7 @@ type Config struct {
 	Seal message.SealPolicy
 	// PublishSealing makes a new sealing key of the agent known to others, in its signed key statement. The
 	// runtime calls it at the start, for the key that there is, and after each rotation, and calls it again
-	// until it succeeds. Without it, and with Discovery, an agent that has its root key at hand signs a new
-	// statement itself, which its descriptor carries. Otherwise the runtime rotates nothing, and whoever owns
-	// Sealing does.
+	// until it succeeds. Without it the runtime rotates nothing, and whoever owns Sealing does.
 	PublishSealing func(context.Context, identity.PublicSealingKey) error
 
 	// Verifier sets limits of verification; Self, Network, Keys, Marks, Sealing and Seal are set by the runtime.
@@ -156,6 +154,7 @@ type Runtime struct {
 	config   Config
 	log      *slog.Logger
 	signer   *message.Signer
+	proofs   *task.Signer // nil on the fallback path
 	verifier *message.Verifier
 	marks    *message.Marks // nil without Config.Marks
 	states   *checkpoints   // nil without Config.Checkpoints
@@ -263,12 +262,12 @@ func (r *Runtime) newExecutor() (executor, error) {
 	if c.Executor == nil {
 		c.Executor = &ExecutorConfig{}
 	}
-	signer, err := task.NewSigner(c.Identity, c.Network)
-	if err != nil {
+	var err error
+	if r.proofs, err = task.NewSigner(c.Identity, c.Network); err != nil {
 		return nil, err
 	}
 	return NewStandardExecutor(*c.Executor, ExecutorEnv{
-		Signer:  signer,
+		Signer:  r.proofs,
 		Agent:   c.Identity.ID(),
 		Name:    c.Name,
 		Send:    r.send,

@@ -3,7 +3,6 @@ package converge
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/converge-agents/converge/identity"
@@ -58,7 +57,7 @@ func (s *sealingCare) look(ctx context.Context) time.Duration {
 		return maxSealingPause
 	}
 	err := s.config.Sealing.Forget()
-	if s.publisher() != nil {
+	if s.config.PublishSealing != nil {
 		err = errors.Join(err, s.rotate(), s.publish(ctx))
 	}
 	if err != nil && ctx.Err() == nil {
@@ -85,7 +84,7 @@ func (s *sealingCare) publish(ctx context.Context) error {
 	if key.ID() == s.published {
 		return nil
 	}
-	err := s.call(ctx, "PublishSealing", func(ctx context.Context) error { return s.publisher()(ctx, key) })
+	err := s.call(ctx, "PublishSealing", func(ctx context.Context) error { return s.config.PublishSealing(ctx, key) })
 	if err == nil {
 		s.published = key.ID()
 	}
@@ -95,7 +94,7 @@ func (s *sealingCare) publish(ctx context.Context) error {
 // untilDue returns how long it is until there is something to do.
 func (s *sealingCare) untilDue() time.Duration {
 	pause := maxSealingPause
-	if s.publisher() != nil {
+	if s.config.PublishSealing != nil {
 		pause = min(pause, s.until(s.config.Sealing.RotationDue()))
 	}
 	if due := s.config.Sealing.ForgettingDue(); !due.IsZero() {
@@ -109,49 +108,4 @@ func (s *sealingCare) until(t time.Time) time.Duration {
 		return t.Sub(now())
 	}
 	return time.Until(t)
-}
-
-// publisher returns what makes a sealing key known, nil if there is nothing.
-func (r *Runtime) publisher() func(context.Context, identity.PublicSealingKey) error {
-	switch {
-	case r.config.PublishSealing != nil:
-		return r.config.PublishSealing
-	case r.config.Discovery != nil && r.signer.Identity().IsRoot():
-		return r.publishSealing
-	}
-	return nil
-}
-
-// sealingLifetime is how long a statement counts that only names a sealing key. The next one replaces it long
-// before; an agent that does not seal any more must not be refused because of it.
-const sealingLifetime = 50 * 365 * 24 * time.Hour
-
-// publishSealing signs a statement about the root key, with the sealing key in it, and goes on with that.
-func (r *Runtime) publishSealing(_ context.Context, key identity.PublicSealingKey) error {
-	id := r.signer.Identity()
-	now := time.Now()
-	if r.config.Verifier.Now != nil {
-		now = r.config.Verifier.Now()
-	}
-	now = now.Truncate(time.Millisecond).UTC()
-	s := identity.KeyStatement{
-		ID: id.ID(), Root: id.PublicKey(), Operational: id.PublicKey(), Sealing: key.Bytes(),
-		NotBefore: now, Expires: now.Add(sealingLifetime),
-		Sequence: uint64(now.UnixMilli()), // rises even if the last one was lost
-	}
-	if last, err := identity.OpenKeys(r.config.Registry.Statement(id.ID())); err == nil {
-		if last.Epoch > 0 {
-			return fmt.Errorf("publish sealing key: the root key is used, and the agent's key of epoch %d is due: %w", last.Epoch, identity.ErrEpoch)
-		}
-		s.Sequence = max(s.Sequence, last.Sequence+1)
-	}
-	raw, err := identity.SignKeys(id, s)
-	if err != nil {
-		return err
-	}
-	next, err := id.WithStatement(raw)
-	if err != nil {
-		return err
-	}
-	return r.Rotate(next)
 }

@@ -201,9 +201,11 @@ func TestTasksOfAnotherProcessAreSealed(t *testing.T) {
 		c.Transport = tap
 		a := w.run(c)
 		time.Sleep(2 * time.Second)
-		if _, err := w.tasks.Submit(t.Context(), task.Spec{ID: "a", Kind: "k", Params: []byte(`{"x":"secret param"}`), Submitter: host.Identity.ID()}); err != nil {
-			t.Fatal(err)
+		spec := task.Spec{ID: "a", Kind: "k", Params: []byte(`{"x":"secret param"}`)}
+		if errs := must(task.NewSigner(host.Identity, "test")).SignSpecs(&spec); errs != nil {
+			t.Fatal(errs)
 		}
+		must(w.tasks.Submit(t.Context(), spec))
 		time.Sleep(20 * time.Second)
 		done, err := w.tasks.Get(t.Context(), "a")
 		if err != nil || done.Status != task.Completed || string(done.Result) != `"secret result"` || done.Claimant != c.Identity.ID() {

@@ -122,6 +122,55 @@ func TestDecisionsOfOneKindAreCarriedOutTogether(t *testing.T) {
 	}
 }
 
+// TestRuntimesAgentSignsAndNobodyElse: what several decisions want signed shares a signature, whatever they say of
+// submitter and proof; one that cannot be signed keeps the others from nothing.
+func TestRuntimesAgentSignsAndNobodyElse(t *testing.T) {
+	w := newWorld(t)
+	me, other := w.peer().id, w.peer().id
+	verifier := must(task.NewVerifier(w.registry, "test"))
+	env := converge.ExecutorEnv{
+		Agent: me.ID(), Tasks: w.tasks, Send: func(context.Context, message.Draft) error { return nil },
+		Signer: must(task.NewSigner(other, "test")), Route: task.Profile{Agent: me.ID()},
+	}
+	if _, err := converge.NewStandardExecutor(converge.ExecutorConfig{}, env); err == nil || !strings.Contains(err.Error(), "Signer") {
+		t.Errorf("another agent's signer: %v", err)
+	}
+	env.Signer = must(task.NewSigner(me, "test"))
+	e := must(converge.NewStandardExecutor(converge.ExecutorConfig{}, env))
+	defer e.Close(t.Context())
+	errs := e.ExecuteTasks(t.Context(), []converge.Decision{
+		converge.SubmitTask{Spec: task.Spec{ID: "a", Kind: "k", Submitter: other.ID(), Proof: []byte("?")}},
+		converge.SubmitTask{Spec: task.Spec{ID: "b", Kind: "no kind"}},
+		converge.SubmitTask{Spec: task.Spec{ID: "c", Kind: "k"}},
+	})
+	if errs[0] != nil || !errors.Is(errs[1], task.ErrInvalid) || errs[2] != nil || env.Signer.Signed() != 2 {
+		t.Errorf("errors %v, %d signed", errs, env.Signer.Signed())
+	}
+	for _, id := range []string{"a", "c"} {
+		got := must(w.tasks.Get(t.Context(), id))
+		if got.Submitter != me.ID() || verifier.VerifySpec(&got.Spec) != nil {
+			t.Errorf("%s is %+v", id, got)
+		}
+		if err := e.Execute(t.Context(), converge.ClaimTask{TaskID: id}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	errs = e.ExecuteTasks(t.Context(), []converge.Decision{
+		converge.ReportTask{TaskID: "a", Result: make([]byte, task.MaxResult+1)}, converge.ReportTask{TaskID: "c", Result: []byte("42")},
+	})
+	if !errors.Is(errs[0], task.ErrInvalid) || errs[1] != nil {
+		t.Errorf("errors %v", errs)
+	}
+	if err := e.Execute(t.Context(), converge.FailTask{TaskID: "a", Reason: strings.Repeat("\xff", 9000)}); err != nil {
+		t.Error(err)
+	}
+	for id, status := range map[string]task.Status{"a": task.Failed, "c": task.Completed} {
+		if got := must(w.tasks.Get(t.Context(), id)); got.Status != status || got.Claimant != me.ID() || verifier.VerifyEnding(&got) != nil {
+			t.Errorf("%s is %+v, %v", id, got, verifier.VerifyEnding(&got))
+		}
+	}
+}
+
 // impostor is a decision of another package under a name of this one.
 type impostor struct{}
 

@@ -330,10 +330,10 @@ func (k checker) task(key string, t Task) {
 	}
 	if t.Each == "" {
 		k.noPath(child(key, "params"), t.Params)
-	} else if t.Count != 1 {
+	} else if t.Count > 1 {
 		k.bad(child(key, "count"), "", "not together with each")
 	}
-	if t.Count < 1 || t.Count > MaxCount {
+	if t.Count < 0 || t.Count > MaxCount || t.Count == 0 && k.origin.given(child(key, "count")) {
 		k.bad(child(key, "count"), "", "want 1 to %d, not %d", MaxCount, t.Count)
 	}
 	k.notNegative(child(key, "claim_ttl"), t.ClaimTTL)

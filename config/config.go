@@ -232,7 +232,7 @@ type Task struct {
 	// In is the folder that Each searches, relative to the current directory; required with Each.
 	In string `key:"in"`
 	// Count is how many alike there are, up to [MaxCount]; {n} in a string of Params is the number of
-	// each, from 1. Not with Each. Default 1.
+	// each, from 1. Not with Each. Default 1, also for 0 in a Config made in Go.
 	Count int `key:"count"`
 	// Exclude are doublestar patterns of files that Each leaves out.
 	Exclude []string `key:"exclude"`

@@ -81,7 +81,8 @@ type Pool struct {
 	// Token is what agents show to be let in, where admission is by token. Both those who let in and those
 	// who join need it.
 	Token Secret `key:"token"`
-	// Topics are those that the pool listens to, see message.Topic.
+	// Topics are those that only members may publish to: dot-separated segments of letters, digits, '_' and
+	// '-', which come after "pool.NAME.".
 	Topics []string `key:"topics"`
 	// MaxMembers bounds the pool. Default 0, which is the pool manager's.
 	MaxMembers int `key:"max_members"`

@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/Masterminds/semver/v3"
 
@@ -55,13 +56,39 @@ func (s *Service) read(q Query) (filter, error) {
 		return filter{}, fmt.Errorf("Query.MinTrust: %w: nobody knows whom to trust: discovery.Config.Trust is not set", ErrQuery)
 	}
 	for i, text := range q.Capabilities {
-		n, err := readNeed(text)
+		n, err := s.needs.read(text)
 		if err != nil {
 			return filter{}, fmt.Errorf("Query.Capabilities[%d]: %w: %w", i, ErrQuery, err)
 		}
 		f.needs = append(f.needs, n)
 	}
 	return f, nil
+}
+
+// maxNeeds bounds the constraints that are kept as they were read. At the bound, all are read anew.
+const maxNeeds = 1024
+
+// needs keeps what was read, since reading a constraint takes longer than finding who meets it.
+type needs struct {
+	mu    sync.Mutex
+	known map[string]need
+}
+
+func (k *needs) read(text string) (need, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if n, ok := k.known[text]; ok {
+		return n, nil
+	}
+	n, err := readNeed(text)
+	if err != nil {
+		return n, err
+	}
+	if k.known == nil || len(k.known) >= maxNeeds {
+		k.known = map[string]need{}
+	}
+	k.known[text] = n
+	return n, nil
 }
 
 func readNeed(text string) (need, error) {

@@ -59,6 +59,7 @@ type Service struct {
 
 	keys  *book
 	index *index
+	needs needs
 
 	reading sync.Mutex // held while all of the store is listed
 	passes  int        // over the store; under reading

@@ -44,13 +44,72 @@ func (r *Registry) save(ctx context.Context, s store.Store, id ID, e entry) erro
 	return err
 }
 
+// Saver saves a registry to a store again and again, and touches only what has come since the last time. It is for
+// one goroutine.
+type Saver struct {
+	registry *Registry
+	store    store.Store
+	saved    map[ID]string // the statement that was saved with each agent
+}
+
+// NewSaver returns a saver that has saved nothing yet.
+func NewSaver(r *Registry, s store.Store) *Saver {
+	return &Saver{registry: r, store: s, saved: map[ID]string{}}
+}
+
+// Save is [Registry.Save] for the agents that have come, or have another statement, since the last Save that went
+// well for them. It goes on after an error, and returns the first.
+func (s *Saver) Save(ctx context.Context) (first error) {
+	s.registry.mu.RLock()
+	due := map[ID]entry{}
+	for id, e := range s.registry.agents {
+		if statement, saved := s.saved[id]; !saved || e.life != nil && e.life.raw != statement {
+			due[id] = e
+		}
+	}
+	s.registry.mu.RUnlock()
+	for id, e := range due {
+		if err := s.registry.save(ctx, s.store, id, e); err != nil {
+			if first == nil {
+				first = fmt.Errorf("save agent %s: %w", id, err)
+			}
+			continue
+		}
+		s.saved[id] = ""
+		if e.life != nil {
+			s.saved[id] = e.life.raw
+		}
+	}
+	return first
+}
+
+// LoadStatements applies the statements that s holds, as [Registry.Load] does, and lets nobody in.
+func (r *Registry) LoadStatements(ctx context.Context, s store.Store) error {
+	return r.loadAll(ctx, s, lifePrefix, r.loadLife)
+}
+
+// EachSaved calls f with every agent that was saved to s, and its root key. What does not hold together is left
+// out. Its error is the store's.
+func EachSaved(ctx context.Context, s store.Store, f func(ID, ed25519.PublicKey)) error {
+	for e, err := range s.List(ctx, keyPrefix+"/") {
+		if err != nil {
+			return fmt.Errorf("list saved agents: %w", err)
+		}
+		id, err := ParseID(e.Key[len(keyPrefix)+1:])
+		if err == nil && CheckKey(id, e.Value) == nil {
+			f(id, e.Value)
+		}
+	}
+	return nil
+}
+
 // Load registers every agent that s holds, by the checks of [Registry.Register], and applies every statement
 // that it holds, as [Registry.Apply] does: a store can withhold an agent or a statement but not forge one. Entries
 // that fail are left out, the others are taken in, and the returned error joins one error for each that failed.
 // That the registry knows better already is no failure.
 func (r *Registry) Load(ctx context.Context, s store.Store) error {
 	return errors.Join(
-		r.loadAll(ctx, s, lifePrefix, r.loadLife), // first, so that no agent is in with an older key
+		r.LoadStatements(ctx, s), // first, so that no agent is in with an older key
 		r.loadAll(ctx, s, keyPrefix, func(id ID, value []byte) error { return r.Register(id, ed25519.PublicKey(value)) }),
 	)
 }

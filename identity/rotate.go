@@ -26,9 +26,6 @@ type Rotation struct {
 	// is under way is lost.
 	NoOverlap bool
 	Sealing   []byte // see KeyStatement.Sealing
-	// Sequence is the least that the statement's may be. The current time in milliseconds since 1970 comes after
-	// the statements that a running agent has signed itself about its sealing keys.
-	Sequence uint64
 }
 
 // IsRoot reports whether i holds the private root key, from which its ID derives.
@@ -69,7 +66,6 @@ func (i *Identity) next(r Rotation) (KeyStatement, error) {
 	if err != nil {
 		return s, err
 	}
-	s.Sequence = max(s.Sequence, r.Sequence)
 	s.Previous, s.Epoch = s.Operational, s.Epoch+1
 	s.NotBefore = r.NotBefore.Truncate(time.Millisecond).UTC()
 	s.Expires = r.NotBefore.Add(r.Lifetime).Truncate(time.Millisecond).UTC()

@@ -57,12 +57,3 @@ func (s *SealingSource) hold(id ID, key PublicSealingKey) {
 	}
 	s.keys[id] = key
 }
-
-// SealingSource returns a source of the sealing keys that the signed statements in the registry name. Its errors
-// are those of [Registry.Lookup] and of [SealingSource.SealingKey].
-func (r *Registry) SealingSource() *SealingSource {
-	return NewSealingSource(func(id ID) ([]byte, error) {
-		key, err := r.Lookup(id)
-		return key.Sealing, err
-	})
-}

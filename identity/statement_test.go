@@ -194,6 +194,7 @@ func TestStatementOfOtherDomainIsNoKeyStatement(t *testing.T) {
 }
 
 func TestEverySingleBitFlipOfAStatementIsRefused(t *testing.T) {
+	t.Parallel()
 	root := fromSeed(t, 1)
 	raw := sign(t, root, statement(root, fromSeed(t, 2)))
 	for i := range 8 * len(raw) {

@@ -270,7 +270,7 @@ func TestSignatureOfOtherDomainIsRefused(t *testing.T) {
 	v := newVerifier(bob, newClock())
 	for _, domain := range []cose.Domain{
 		cose.DomainDescriptor, cose.DomainKeys, cose.DomainDelegation, cose.DomainReceipt, cose.DomainBallot,
-		cose.DomainHandshake, cose.DomainBatch, "",
+		cose.DomainHandshake, cose.DomainBatch, cose.DomainTask, cose.DomainResult, "",
 	} {
 		e := newEnvelope(noon, direct(bob))
 		e.domain = domain

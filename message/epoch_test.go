@@ -76,6 +76,7 @@ func TestSignerTakesNoKeyOfAnotherAgentOrAnEarlierEpoch(t *testing.T) {
 
 // TestRotationUnderLoadLosesNothing signs from many goroutines, alone and in batches, while keys change.
 func TestRotationUnderLoadLosesNothing(t *testing.T) {
+	t.Parallel()
 	c := newClock()
 	keys, v := lives(c)
 	s := newSigner(alice, c)
@@ -153,6 +154,7 @@ func TestKnownRootDiesWithItsEpoch(t *testing.T) {
 }
 
 func TestEverySingleBitFlipInAnEpochIsRefused(t *testing.T) {
+	t.Parallel()
 	c := newClock()
 	keys, v := lives(c)
 	apply(t, keys, aliceAgain)

@@ -7,6 +7,9 @@
 //   - it was fresh when it arrived, and this verifier has not accepted it before;
 //   - it was addressed to this verifier's agent.
 //
+// If [Message.Sealed], moreover, the sender sealed the body under this very header, for agents that it named, and
+// nobody else could read it on the way.
+//
 // The bytes are a COSE_Sign1 (RFC 9052) whose protected header carries CWT claims (RFC 9597), in
 // deterministic CBOR; docs/wire.md has the format and testdata/vectors has examples.
 package message

@@ -97,6 +97,7 @@ func compareIDs(a, b identity.SealingKeyID) int { return bytes.Compare(a[:], b[:
 
 // checkSealedSize refuses what would become too large, before any work is done for it.
 func (s *Signer) checkSealedSize(m *Message) error {
+	m.epoch = s.identity.Load().Epoch()
 	payload := len(m.body) + sealTag
 	header := appendHeader(make([]byte, 0, 512+m.sealing.overhead()), m, false)
 	if len(header)+payload+cose.Overhead <= s.maxSize {

@@ -154,9 +154,8 @@ func indexOf(patterns []Pattern, p Pattern) int {
 // Verify returns the message in raw if it passes every check, and otherwise a [*Refusal]. It takes
 // ownership of raw: the message aliases it. The checks go from cheap to dear: size, encoding, sender
 // known and its key in force, audience, freshness, replay (looked up), signature, opening of what is sealed,
-// replay (recorded). A frame that fails any of them changes nothing but a counter. With [Marks] it may wait for a
-// write of theirs, for as long as
-// MarksConfig.Wait at most.
+// replay (recorded). A frame that fails any of them changes nothing but a counter. With [Marks] it may wait
+// for a write of theirs, for as long as MarksConfig.Wait at most.
 func (v *Verifier) Verify(raw []byte) (*Message, error) {
 	var e envelope
 	m, reason, err := v.verify(raw, &e)

@@ -20,6 +20,7 @@ import (
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/observe"
+	"github.com/converge-agents/converge/pool"
 	"github.com/converge-agents/converge/ratelimit"
 	"github.com/converge-agents/converge/role"
 	"github.com/converge-agents/converge/store"
@@ -49,19 +50,23 @@ type Network struct {
 	dir     string // for keys and state
 	removes bool   // whether Close removes dir
 
-	store      store.Store
-	disconnect func()        // ends the connection of the store; nil if it has none
-	tasks      *task.Manager // nil if the tasks are elsewhere
-	proofs     *task.Verifier
-	discovery  *discovery.Service
-	registry   *identity.Registry
-	population *discovery.Population
-	transport  carrier
-	peers      []peer
-	hooks      []transport.Hook // of all agents, besides their limits
-	tools      *tool.Registry
-	params     map[string][]string // of each tool, sorted
-	metrics    *observe.Metrics
+	store       store.Store
+	disconnect  func()        // ends the connection of the store; nil if it has none
+	tasks       *task.Manager // nil if the tasks are elsewhere
+	proofs      *task.Verifier
+	pools       *pool.Manager // nil without pools
+	detachPools func()
+	recipients  message.SealingKeySource // nil until somebody seals
+	keys        *keyLife
+	discovery   *discovery.Service
+	registry    *identity.Registry
+	population  *discovery.Population
+	transport   carrier
+	peers       []peer
+	hooks       []transport.Hook // of all agents, besides their limits
+	tools       *tool.Registry
+	params      map[string][]string // of each tool, sorted
+	metrics     *observe.Metrics
 
 	members []member
 	names   map[identity.ID]string
@@ -86,6 +91,8 @@ type member struct {
 	name        string
 	kind        string
 	id          identity.ID
+	identity    *identity.Identity
+	pools       []string // that it joins
 	runtime     *converge.Runtime
 	coordinator *role.Coordinator // nil for other kinds
 }
@@ -135,6 +142,12 @@ func (n *Network) build(ctx context.Context) (err error) {
 	if n.proofs, err = task.NewVerifier(n.registry, n.config.Network); err != nil {
 		return err
 	}
+	if err = n.addKeys(ctx); err != nil {
+		return err
+	}
+	if err = n.addPools(); err != nil {
+		return err
+	}
 	if err = n.addTasks(); err != nil {
 		return err
 	}
@@ -155,7 +168,7 @@ func (n *Network) build(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	return nil
+	return n.createPools(ctx)
 }
 
 func (n *Network) makeDir() (err error) {
@@ -203,19 +216,35 @@ func (n *Network) addAgent(ctx context.Context, a config.Agent, name string) err
 		return err
 	}
 	// What it submits is verified before others can have told of it.
-	if err := n.registry.Register(id.ID(), id.PublicKey()); err != nil {
+	if err := n.register(id); err != nil {
 		return err
 	}
-	m := member{name: name, kind: a.Kind, id: id.ID()}
+	seal, err := n.addSealing(&c, name, a.Key)
+	if err != nil {
+		return err
+	}
+	m := member{name: name, kind: a.Kind, id: id.ID(), identity: id, pools: a.Pools}
 	if err := n.setRole(ctx, a, &c, &m); err != nil {
 		return err
 	}
 	if m.runtime, err = converge.New(c); err != nil {
 		return err
 	}
+	if seal != nil {
+		seal.runtime = m.runtime
+	}
 	n.metrics.Add(m.runtime)
 	n.members = append(n.members, m)
 	return nil
+}
+
+// register lets an agent of this process in.
+func (n *Network) register(id *identity.Identity) (err error) {
+	if id.Statement() == nil {
+		return n.registry.Register(id.ID(), id.PublicKey())
+	}
+	_, err = n.registry.RegisterKeys(id.Statement())
+	return err
 }
 
 // runtimeConfig returns what an agent's runtime needs, whatever its role.
@@ -237,7 +266,7 @@ func (n *Network) runtimeConfig(a config.Agent, name string, id *identity.Identi
 	if n.config.StoreSurvives() && (a.Key != "" || !n.removes) {
 		kept = n.store
 	}
-	return converge.Config{
+	c = converge.Config{
 		Identity:      id,
 		Network:       n.config.Network,
 		Name:          name,
@@ -260,7 +289,11 @@ func (n *Network) runtimeConfig(a config.Agent, name string, id *identity.Identi
 			ToolTimeout:   time.Duration(a.ToolTimeout),
 			Limiter:       egress,
 		},
-	}, err
+	}
+	if n.pools != nil {
+		c.Pools = n.pools
+	}
+	return c, err
 }
 
 func patterns(texts []string) (all []message.Pattern, err error) {
@@ -337,6 +370,12 @@ func (n *Network) Close() error {
 	n.abort(nil)
 	if n.population != nil {
 		n.population.Close()
+	}
+	if n.detachPools != nil {
+		n.detachPools()
+	}
+	if n.keys != nil {
+		n.keys.stop()
 	}
 	errs = append(errs, n.closeStore())
 	if n.transport != nil {

@@ -146,11 +146,11 @@ func (n *Network) addOutcomes(r *Report) {
 		if m.coordinator == nil {
 			continue
 		}
-		for _, o := range m.coordinator.Outcomes() {
+		for i, o := range m.coordinator.Outcomes() {
 			if o.Task.ID == "" {
 				continue // has not ended
 			}
-			c := n.work.cells[o.Task.ID]
+			c := n.work.cells[m.name][i]
 			results[c] = resultOf(o)
 			if o.Err != nil && len(r.Errors) < maxErrors {
 				r.Errors = append(r.Errors, errorLine(c, o))

@@ -17,10 +17,11 @@ func (n *Network) addTasks() (err error) {
 	if n.config.Tasks.Host != "" {
 		return nil
 	}
-	if n.tasks, err = task.New(task.Config{Store: n.store, Verifier: n.proofs, Logger: n.log}); err != nil {
+	if n.tasks, err = task.New(task.Config{Store: n.store, Verifier: n.proofs, Member: n.isMember, Logger: n.log}); err != nil {
 		return err
 	}
 	n.metrics.AddTasks(n.tasks)
+	n.metrics.Require("tasks", func() bool { return n.tasks.Healthy() == nil })
 	return nil
 }
 
@@ -67,6 +68,7 @@ func (n *Network) setCoordinator(ctx context.Context, a config.Agent, c *converg
 	}
 	var k *role.Coordinator
 	k, err = role.NewCoordinator(role.CoordinatorConfig{
+		ID:       m.id,
 		Tasks:    specs,
 		Verifier: n.proofs,
 		Deadline: time.Duration(a.Deadline),
@@ -94,6 +96,7 @@ func (n *Network) setHost(a config.Agent, c *converge.Config) (err error) {
 	c.Agent, err = role.NewHost(remote.HostConfig{
 		Tasks:      n.tasks,
 		Allow:      func(agent identity.ID) remote.Rights { return rights[agent] },
+		Pools:      n.poolsOf,
 		MaxMessage: int(n.config.Limits.MessageSize),
 		Logger:     n.log,
 	})

@@ -49,7 +49,10 @@ func (n *Network) Run(ctx context.Context) error {
 	var job sync.WaitGroup
 	defer job.Wait()
 	job.Go(func() { n.awaitJob(ctx) })
-	workers, coordinators, hosts := newCrew(ctx, stop), newCrew(ctx, stop), newCrew(ctx, stop)
+	keys, endKeys := context.WithCancel(context.WithoutCancel(ctx)) // until everybody has ended
+	defer endKeys()
+	job.Go(func() { n.tendKeys(keys) })
+	workers, coordinators, hosts := n.newCrew(ctx, stop), n.newCrew(ctx, stop), n.newCrew(ctx, stop)
 	n.start(ctx, workers, coordinators, hosts)
 	<-ctx.Done()
 	n.population.Close() // keys stay: those who withdraw now are heard to the end
@@ -121,6 +124,7 @@ type crew struct {
 	ctx     context.Context // of all of them; ends with stop
 	stop    context.CancelCauseFunc
 	fail    context.CancelCauseFunc // stops the whole network
+	join    func(context.Context, *member) error
 	running sync.WaitGroup
 
 	mu   sync.Mutex
@@ -128,8 +132,8 @@ type crew struct {
 }
 
 // newCrew returns an empty crew, which does not end with ctx.
-func newCrew(ctx context.Context, fail context.CancelCauseFunc) *crew {
-	c := &crew{fail: fail}
+func (n *Network) newCrew(ctx context.Context, fail context.CancelCauseFunc) *crew {
+	c := &crew{fail: fail, join: n.joinPools}
 	c.ctx, c.stop = context.WithCancelCause(context.WithoutCancel(ctx))
 	return c
 }
@@ -141,7 +145,13 @@ func (c *crew) end(cause error) {
 }
 
 func (c *crew) start(m member) {
-	c.running.Go(func() { c.ended(m.runtime.Run(c.ctx)) })
+	c.running.Go(func() {
+		err := c.join(c.ctx, &m)
+		if err == nil {
+			err = m.runtime.Run(c.ctx)
+		}
+		c.ended(err)
+	})
 }
 
 // ended takes in how an agent has ended. It is no failure that one could not start any more.

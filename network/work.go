@@ -26,11 +26,11 @@ const MaxTasks = 1 << 20
 
 // work remembers what each task is about, for the report.
 type work struct {
-	folders      int             // different ones that subjects are in
-	coordinators int             //
-	columns      []string        // names of tasks, in the order of the configuration
-	cells        map[string]cell // by task ID
-	rows         []string        // in the order of their first mention
+	folders      int               // different ones that subjects are in
+	coordinators int               //
+	columns      []string          // names of tasks, in the order of the configuration
+	cells        map[string][]cell // of each coordinator's tasks, in their order
+	rows         []string          // in the order of their first mention
 	seen         map[string]bool
 }
 
@@ -40,7 +40,7 @@ type cell struct {
 }
 
 func newWork(c *config.Config) work {
-	w := work{cells: map[string]cell{}, seen: map[string]bool{}}
+	w := work{cells: map[string][]cell{}, seen: map[string]bool{}}
 	folders := map[string]bool{}
 	for _, a := range c.Agents {
 		if a.Kind == config.KindCoordinator {
@@ -73,7 +73,7 @@ func (w *work) heading() string {
 
 // enter gives a task its place: a file has a row, and each sort of task a column. Two coordinators' tasks
 // never share a column, nor two folders' files a row. A task that is not for files has a row of its own.
-func (w *work) enter(id, coordinator string, t config.Task, subject string) {
+func (w *work) enter(coordinator string, t config.Task, subject string) {
 	name := t.Name
 	if w.coordinators > 1 {
 		name = coordinator + "/" + t.Name
@@ -95,7 +95,7 @@ func (w *work) enter(id, coordinator string, t config.Task, subject string) {
 		w.seen[c.row] = true
 		w.rows = append(w.rows, c.row)
 	}
-	w.cells[id] = c
+	w.cells[coordinator] = append(w.cells[coordinator], c)
 }
 
 // tasksOf returns the tasks that a coordinator submits.
@@ -121,7 +121,7 @@ func (n *Network) tasksOf(ctx context.Context, coordinator string, a config.Agen
 			if err != nil {
 				return nil, fmt.Errorf("tasks[%d]: params: %w", i, err)
 			}
-			n.work.enter(spec.ID, coordinator, t, subject)
+			n.work.enter(coordinator, t, subject)
 			specs = append(specs, spec)
 		}
 	}
@@ -140,7 +140,7 @@ func numbers(n int) []string {
 // subjectsOf lists the regular files that t is for, sorted; tasks without pattern have their number.
 func subjectsOf(ctx context.Context, t config.Task) ([]string, error) {
 	if t.Each == "" {
-		return numbers(t.Count), nil
+		return numbers(max(t.Count, 1)), nil
 	}
 	if err := checkFolder("in", t.In); err != nil {
 		return nil, err
@@ -258,12 +258,12 @@ func specOf(t config.Task, subject string) (task.Spec, error) {
 		return task.Spec{}, err
 	}
 	return task.Spec{
-		ID:           task.NewID(),
 		Kind:         t.Capability,
 		Params:       encoded,
 		Capabilities: []string{t.Capability},
 		Pool:         t.Pool,
 		Priority:     t.Priority,
+		MaxAttempts:  t.Attempts,
 		ClaimTTL:     time.Duration(t.ClaimTTL),
 	}, nil
 }

@@ -21,11 +21,16 @@ const (
 
 // CoordinatorConfig configures a [Coordinator].
 type CoordinatorConfig struct {
-	Tasks []task.Spec // what is to be done; each gets an ID if it has none
+	ID identity.ID // the coordinator's own; required
+	// Tasks are what is to be done. Those without an ID get one of the job's: with converge.Config.Checkpoints, a
+	// coordinator that starts again with the same tasks before they have all ended goes on with the job,
+	// and submits none of them twice.
+	Tasks []task.Spec
 	// Verifier tells whether results are signed by those who held the tasks; required.
 	Verifier *task.Verifier
 	Window   int // tasks under way at once; 0 means DefaultWindow
-	// Deadline bounds the whole job: what has not ended by then is cancelled. 0 means none.
+	// Deadline bounds the whole job, from its first start on: what has not ended by then is cancelled. 0
+	// means none.
 	Deadline time.Duration
 	// Progress, if set, is called on the agent's goroutine when something has changed; it must not
 	// block.
@@ -60,7 +65,9 @@ type Coordinator struct {
 	done   chan struct{}
 
 	// Only the agent's goroutine uses these.
-	next      int // index of the next task to submit
+	job       job
+	changed   bool // the job, since the last checkpoint
+	next      int  // index of the next task to submit
 	byID      map[string]int
 	waiting   map[string]*waiting // submitted, not settled
 	again     []converge.Decision // submissions that found no room, cancellations that went wrong
@@ -87,6 +94,9 @@ const (
 
 // NewCoordinator checks the configuration and returns a coordinator.
 func NewCoordinator(c CoordinatorConfig) (*Coordinator, error) {
+	if c.ID.IsZero() {
+		return nil, errors.New("role.CoordinatorConfig.ID: required")
+	}
 	if c.Verifier == nil {
 		return nil, errors.New("role.CoordinatorConfig.Verifier: required")
 	}
@@ -106,15 +116,16 @@ func NewCoordinator(c CoordinatorConfig) (*Coordinator, error) {
 		progress:  Progress{Total: len(c.Tasks)},
 	}
 	k.config.Tasks = slices.Clone(c.Tasks)
-	for i := range k.config.Tasks {
-		spec := &k.config.Tasks[i]
-		if spec.ID == "" {
-			spec.ID = task.NewID()
+	ids := map[string]bool{}
+	for _, spec := range c.Tasks {
+		if spec.ID != "" && ids[spec.ID] {
+			return nil, fmt.Errorf("role.CoordinatorConfig.Tasks: two tasks have the ID %.80q", spec.ID)
 		}
-		k.byID[spec.ID] = i
+		ids[spec.ID] = true
 	}
-	if len(k.byID) < len(c.Tasks) {
-		return nil, errors.New("role.CoordinatorConfig.Tasks: two tasks have the same ID")
+	var err error
+	if k.job, err = newJob(c.Tasks); err != nil {
+		return nil, err
 	}
 	return k, nil
 }
@@ -139,9 +150,7 @@ func (k *Coordinator) Progress() Progress {
 
 // OnStart implements converge.Starter.
 func (k *Coordinator) OnStart(context.Context) error {
-	if k.config.Deadline > 0 {
-		k.deadline = time.Now().Add(k.config.Deadline)
-	}
+	k.begin()
 	if len(k.config.Tasks) == 0 {
 		close(k.done)
 	}
@@ -308,6 +317,7 @@ func (k *Coordinator) announce(before Progress) {
 		k.config.Progress(now)
 	}
 	if now.Done() {
+		k.job.done, k.changed = true, true
 		close(k.done)
 	}
 }

@@ -33,6 +33,7 @@ func newDesk(t *testing.T, n int, c role.CoordinatorConfig) *desk {
 	if c.Verifier == nil {
 		c.Verifier = proofs
 	}
+	c.ID = me
 	d.Coordinator = must(role.NewCoordinator(c))
 	if err := d.OnStart(t.Context()); err != nil {
 		t.Fatal(err)
@@ -115,10 +116,11 @@ func endings(tasks ...task.Task) converge.Turn { return converge.Turn{Ended: tas
 
 func TestNewCoordinatorNamesTheFieldAtFault(t *testing.T) {
 	for field, c := range map[string]role.CoordinatorConfig{
-		"Verifier": {},
-		"Window":   {Verifier: proofs, Window: -1},
-		"Deadline": {Verifier: proofs, Deadline: -1},
-		"Tasks":    {Verifier: proofs, Tasks: []task.Spec{spec("1"), spec("2"), spec("1")}},
+		"ID":       {Verifier: proofs},
+		"Verifier": {ID: me},
+		"Window":   {ID: me, Verifier: proofs, Window: -1},
+		"Deadline": {ID: me, Verifier: proofs, Deadline: -1},
+		"Tasks":    {ID: me, Verifier: proofs, Tasks: []task.Spec{spec("1"), spec("2"), spec("1")}},
 	} {
 		if _, err := role.NewCoordinator(c); err == nil || !strings.HasPrefix(err.Error(), "role.CoordinatorConfig") || !strings.Contains(err.Error(), field) {
 			t.Errorf("bad %s: %v", field, err)
@@ -135,9 +137,12 @@ func TestCoordinatorWithoutTasksIsDone(t *testing.T) {
 
 func TestCallersTasksAreNotChanged(t *testing.T) {
 	mine := []task.Spec{{Kind: "work"}, {Kind: "work"}}
-	k := must(role.NewCoordinator(role.CoordinatorConfig{Verifier: proofs, Tasks: mine}))
+	k := must(role.NewCoordinator(role.CoordinatorConfig{ID: me, Verifier: proofs, Tasks: mine}))
 	if mine[0].ID != "" || mine[1].ID != "" {
 		t.Errorf("the caller's slice is now %+v", mine)
+	}
+	if err := k.OnStart(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 	first := must(k.Decide(t.Context(), converge.Turn{}))
 	if a, b := first[0].(converge.SubmitTask).Spec.ID, first[1].(converge.SubmitTask).Spec.ID; a == "" || a == b {

@@ -48,7 +48,7 @@ func TestFailedAttemptIsRepeatedAfterAPause(t *testing.T) {
 			if err != nil || failed.Status != task.Pending || failed.Attempts != n+1 || failed.Error != "bad day" || !failed.Claimant.IsZero() {
 				t.Fatalf("Fail gives %+v, %v", failed, err)
 			}
-			pause := failed.ReadyAt.Sub(time.Now())
+			pause := time.Until(failed.ReadyAt)
 			if pause <= longest/2-1 || pause > longest {
 				t.Errorf("pause %v after failure %d, want up to %v", pause, n+1, longest)
 			}
@@ -60,7 +60,7 @@ func TestFailedAttemptIsRepeatedAfterAPause(t *testing.T) {
 				t.Errorf("%v is visible too early", idsOf(v))
 			}
 			r.reset()
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			r.want(t, "t pending "+string(rune('0'+n+1)))
 			if v := m.Visible(alice, 1); len(v) != 1 || v[0].Error != "bad day" {
 				t.Errorf("%+v is visible", v)
@@ -91,7 +91,7 @@ func TestPausesAreSpread(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			seen[failed.ReadyAt.Sub(time.Now())] = true
+			seen[time.Until(failed.ReadyAt)] = true
 		}
 		if len(seen) < 40 {
 			t.Errorf("50 tasks have %d pauses", len(seen))
@@ -312,7 +312,7 @@ func TestTaskIsShownWhenItIsTime(t *testing.T) {
 		there.want(t, "sooner pending 0")
 		time.Sleep(59*time.Minute - 1)
 		here.want(t)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		here.want(t, "t pending 0")
 		there.want(t, "t pending 0")
 		for _, m := range []*task.Manager{m, other, late, unattended} {

@@ -22,7 +22,7 @@ func TestMoreEndsThanAManagerHasInMind(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer s.Close()
-		m, err := New(Config{Store: s, Retention: time.Hour})
+		m, err := New(Config{Store: s, UnsignedUnsafe: true, Retention: time.Hour})
 		if err != nil {
 			t.Fatal(err)
 		}

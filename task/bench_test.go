@@ -91,16 +91,17 @@ func BenchmarkVisible(b *testing.B) {
 
 func newBench(b *testing.B) (*task.Manager, task.Profile) {
 	b.Helper()
+	return newBenchManager(b, func(*task.Config) {}), task.Profile{Agent: identity.ID{1}, Capabilities: []string{"work"}}
+}
+
+func newBenchManager(b *testing.B, option func(*task.Config)) *task.Manager {
+	b.Helper()
 	s, err := memory.New(memory.Config{MaxEntries: 1 << 26, MaxBytes: 1 << 34})
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { s.Close() })
-	m, err := task.New(task.Config{Store: s, UnsignedUnsafe: true, MaxPending: 1 << 30})
-	if err != nil {
-		b.Fatal(err)
-	}
-	return m, task.Profile{Agent: identity.ID{1}, Capabilities: []string{"work"}}
+	return newManager(b, s, func(c *task.Config) { c.MaxPending = 1 << 30; option(c) })
 }
 
 func submitAll(b *testing.B, m *task.Manager, n int) []string {
@@ -114,4 +115,84 @@ func submitAll(b *testing.B, m *task.Manager, n int) []string {
 		ids[i] = t.ID
 	}
 	return ids
+}
+
+// BenchmarkSignedTasks measures a submission, and a claim with a report, that their agents sign and the manager
+// verifies, beside the same without signatures. Who calls at the same time shares a signature.
+func BenchmarkSignedTasks(b *testing.B) {
+	for _, callers := range []int{1, 4, 64, 256} {
+		for _, sign := range []bool{false, true} {
+			m := newBenchManager(b, func(c *task.Config) {
+				if sign {
+					c.Verifier, c.UnsignedUnsafe = newVerifier(b), false
+				}
+			})
+			stop := m.Attach(func(task.Task) {})
+			boss, worker := signerOf(b, ann), signerOf(b, ben)
+			ids := make(chan string, 1<<22)
+			name := fmt.Sprintf("callers=%d/signed=%t", callers, sign)
+			b.Run("submit/"+name, func(b *testing.B) {
+				inParallel(b, callers, func() error {
+					spec := task.Spec{Kind: "work", Submitter: ann.ID()}
+					if sign {
+						if errs := boss.SignSpecs(&spec); errs != nil {
+							return errs[0]
+						}
+					}
+					t, err := m.Submit(b.Context(), spec)
+					ids <- t.ID
+					return err
+				})
+			})
+			b.Run("claim+report/"+name, func(b *testing.B) {
+				for len(ids) < b.N {
+					b.StopTimer()
+					spec := task.Spec{Kind: "work"}
+					if errs := boss.SignSpecs(&spec); errs != nil {
+						b.Fatal(errs)
+					}
+					if _, err := m.Submit(b.Context(), spec); err != nil {
+						b.Fatal(err)
+					}
+					ids <- spec.ID
+					b.StartTimer()
+				}
+				inParallel(b, callers, func() error {
+					claim, _, err := m.Claim(b.Context(), <-ids, task.Profile{Agent: ben.ID()})
+					if err != nil {
+						return err
+					}
+					end := task.Completion(claim, []byte("done"), "text/plain")
+					if sign {
+						if errs := worker.SignEndings(&end); errs != nil {
+							return errs[0]
+						}
+					}
+					_, err = m.End(b.Context(), end)
+					return err
+				})
+			})
+			stop()
+		}
+	}
+}
+
+// inParallel calls fn b.N times from so many goroutines.
+func inParallel(b *testing.B, callers int, fn func() error) {
+	b.ReportAllocs()
+	b.ResetTimer()
+	var next atomic.Int64
+	var all sync.WaitGroup
+	for range callers {
+		all.Go(func() {
+			for next.Add(1) <= int64(b.N) {
+				if err := fn(); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "tasks/s")
 }

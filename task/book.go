@@ -57,6 +57,21 @@ func (b *book) put(r *record) (old *record, ok bool) {
 	return old, true
 }
 
+// restore enters a record that is older than what has been seen, unless there is one of its task.
+func (b *book) restore(r *record) bool {
+	p := b.page(r.spec.ID)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.tasks[r.spec.ID] != nil {
+		return false
+	}
+	if p.tasks == nil {
+		p.tasks = map[string]*record{}
+	}
+	p.tasks[r.spec.ID] = r
+	return true
+}
+
 // remove takes out a record unless it has been replaced. So that no older one comes back, seen has to be
 // set before.
 func (b *book) remove(r *record) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/store"
 )
 
 var errNotReady = fmt.Errorf("%w yet", ErrNotPending)
@@ -13,11 +14,12 @@ var errNotReady = fmt.Errorf("%w yet", ErrNotPending)
 const (
 	deadlineReason = "deadline exceeded"
 	lapseReason    = "claim expired"
+	lostReason     = "its record on the store cannot be read or believed any more"
 )
 
 // endedByManager reports whether a failure is one that no agent has reported.
 func (r *record) endedByManager() bool {
-	return r.outcome != nil && (r.outcome.reason == deadlineReason || r.outcome.reason == lapseReason)
+	return r.outcome != nil && r.outcome.proof == nil && (r.outcome.reason == deadlineReason || r.outcome.reason == lapseReason)
 }
 
 // The functions below are the transitions of a task. Each returns the changed copy of a record, not yet
@@ -27,7 +29,7 @@ func (r *record) endedByManager() bool {
 func (r *record) changed(to Status, now int64) *record {
 	next := *r
 	next.status, next.updated = to, now
-	next.expires, next.ready, next.revision, next.proof = 0, 0, 0, nil
+	next.expires, next.ready, next.revision = 0, 0, 0
 	return &next
 }
 
@@ -54,7 +56,9 @@ func (r *record) due() int64 {
 func (r *record) waits(now int64) bool { return r.ready > now }
 
 // lastLapse tells whether the claim is the last one that may run out.
-func (r *record) lastLapse() bool { return r.attempts+1 >= cmp.Or(r.spec.MaxAttempts, DefaultLapses) }
+func (r *record) lastLapse() bool {
+	return int(r.attempts)+1 >= cmp.Or(r.spec.MaxAttempts, DefaultLapses)
+}
 
 // expire does what is due: it fails a task at its deadline, and ends an attempt whose claim has expired.
 func (r *record) expire(now int64) *record {
@@ -81,6 +85,13 @@ func (r *record) bound(now int64) {
 	if r.status == Assigned {
 		r.expires = min(r.expires, now+int64(r.spec.ClaimTTL))
 	}
+}
+
+// lost returns what is told of a task whose record has been spoilt. It is never stored.
+func (r *record) lost(at store.Revision) *record {
+	next := r.changed(Failed, r.updated)
+	next.claimant, next.outcome, next.revision = identity.ID{}, newOutcome(nil, "", lostReason), at
+	return next
 }
 
 // assign gives a task to an agent. An expired claim does not have to be released first.
@@ -153,7 +164,7 @@ func (r *record) end(e *Ending, o *outcome, now int64) (*record, error) {
 		return nil, err
 	}
 	next := r.changed(e.Status, now)
-	next.outcome, next.proof = o, e.Proof
+	next.outcome = o
 	if e.Status == Failed {
 		next.fail(e.Permanent, now)
 	}
@@ -165,11 +176,11 @@ func (r *record) fail(permanent bool, now int64) {
 	r.attempts++
 	switch {
 	case permanent || r.spec.MaxAttempts == 0:
-	case r.attempts >= r.spec.MaxAttempts:
+	case int(r.attempts) >= r.spec.MaxAttempts:
 		r.dead = true
 	default:
-		r.status, r.claimant, r.proof = Pending, identity.ID{}, nil
-		r.ready = now + int64(r.spec.Backoff.pause(r.attempts))
+		r.status, r.claimant, r.outcome = Pending, identity.ID{}, r.outcome.unproven()
+		r.ready = now + int64(r.spec.Backoff.pause(int(r.attempts)))
 	}
 }
 

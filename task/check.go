@@ -36,7 +36,7 @@ func (s Spec) checked(defaultTTL time.Duration) (Spec, error) {
 		s.Params = json.RawMessage(emptyParams)
 	}
 	s.Params = bytes.Clone(s.Params)
-	s.Capabilities = slices.Compact(slices.Sorted(slices.Values(s.Capabilities)))
+	s.Capabilities = sorted(s.Capabilities)
 	s.ClaimTTL = cmp.Or(s.ClaimTTL, defaultTTL)
 	if !s.Deadline.IsZero() {
 		s.Deadline = wall(s.Deadline)
@@ -62,6 +62,16 @@ func IDForKey(submitter identity.ID, key string) string {
 	h.Write(submitter[:])
 	h.Write([]byte(key))
 	return keyedPrefix + hex.EncodeToString(h.Sum(nil))
+}
+
+// sorted returns a copy in order and without repetition.
+func sorted(names []string) []string {
+	if len(names) == 0 {
+		return nil
+	}
+	names = slices.Clone(names)
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // wall strips the zone and the monotonic reading, which mean nothing to other processes.
@@ -200,8 +210,8 @@ func checkCapabilities(capabilities []string) error {
 		return invalid("Capabilities names %d where at most %d are allowed", len(capabilities), MaxCapabilities)
 	}
 	for i, c := range capabilities {
-		if err := checkName(fmt.Sprintf("Capabilities[%d]", i), c); err != nil {
-			return err
+		if checkName("", c) != nil {
+			return checkName(fmt.Sprintf("Capabilities[%d]", i), c)
 		}
 		if i > 0 && capabilities[i-1] >= c {
 			return invalid("Capabilities names %q out of order", c)

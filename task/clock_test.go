@@ -85,7 +85,7 @@ func TestSettingTheClockChangesNothing(t *testing.T) {
 			r.reset()
 			time.Sleep(30*time.Second - 1)
 			r.want(t)
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			r.want(t, "a pending 1")
 			time.Sleep(10 * time.Second)
 			r.want(t, "later pending 0")
@@ -184,14 +184,14 @@ func TestStoresClockIsLookedAtAgain(t *testing.T) {
 		s.ahead.Store(int64(time.Hour))
 		time.Sleep(61 * time.Second)
 		synctest.Wait()
-		if off := attached.Now().Sub(time.Now()); off != time.Hour {
+		if off := time.Until(attached.Now()); off != time.Hour {
 			t.Errorf("an attached manager is %v ahead", off)
 		}
-		if off := lazy.Now().Sub(time.Now()); off != 0 {
+		if off := time.Until(lazy.Now()); off != 0 {
 			t.Errorf("the other has looked too soon: %v", off)
 		}
 		time.Sleep(5 * time.Minute)
-		if off := lazy.Now().Sub(time.Now()); off != time.Hour {
+		if off := time.Until(lazy.Now()); off != time.Hour {
 			t.Errorf("the other is %v ahead", off)
 		}
 		asked := s.asked.Load()
@@ -212,7 +212,7 @@ func TestStoreWhoseClockDoesNotAnswer(t *testing.T) {
 		m.Now()
 		s.fails.Store(true)
 		time.Sleep(time.Hour)
-		if off := m.Now().Sub(time.Now()); off != time.Hour { // by the last estimate
+		if off := time.Until(m.Now()); off != time.Hour { // by the last estimate
 			t.Errorf("the manager is %v ahead", off)
 		}
 		s.fails.Store(false)
@@ -220,7 +220,7 @@ func TestStoreWhoseClockDoesNotAnswer(t *testing.T) {
 		s.ahead.Store(int64(2 * time.Hour))
 		time.Sleep(time.Hour)
 		begin := time.Now()
-		if off := m.Now().Sub(time.Now()); off != time.Hour {
+		if off := time.Until(m.Now()); off != time.Hour {
 			t.Errorf("the manager is %v ahead", off)
 		}
 		if waited := time.Since(begin); waited > 40*time.Second {

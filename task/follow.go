@@ -90,6 +90,9 @@ func (m *Manager) start() {
 	if m.prunes() {
 		m.running.Go(func() { m.prune(ctx) })
 	}
+	if m.verifier != nil {
+		m.running.Go(func() { m.awaitKeys(ctx) })
+	}
 	<-f.started
 }
 
@@ -277,8 +280,8 @@ func (m *Manager) pass(r *record) {
 	}
 }
 
-// settle brings the index up to a change that it did not know, and returns the record that it left, if
-// it left one that can be read.
+// settle brings the index up to a change that it did not know, and returns the record that it left. If that
+// cannot be read or believed, those who wait for the task learn that it is lost.
 func (m *Manager) settle(id string, ev store.Event) *record {
 	var r *record
 	if ev.Op == store.OpPut {
@@ -297,6 +300,9 @@ func (m *Manager) settle(id string, ev store.Event) *record {
 	x.book.see(ev.Entry.Revision)
 	if old := x.book.get(id); gone && old != nil && old.revision <= ev.Entry.Revision {
 		x.drop(old)
+		if r == nil && ev.Op == store.OpPut && !m.strangers.has(ev.Entry.Key) {
+			r = old.lost(ev.Entry.Revision)
+		}
 	}
 	m.checkAlarm()
 	return r

@@ -71,6 +71,7 @@ type Manager struct {
 	logger     *slog.Logger
 	counts     counts
 	unreadable unreadable
+	strangers  strangers
 	keep, dead time.Duration // how long tasks and dead letters are kept
 	attic      *attic
 	health     health
@@ -100,6 +101,7 @@ func New(c Config) (*Manager, error) {
 		maxPending: cmp.Or(c.MaxPending, 1000000),
 		logger:     c.Logger,
 		earlier:    make(chan struct{}, 1),
+		strangers:  strangers{news: make(chan struct{}, 1)},
 		attic:      newAttic(),
 	}
 	if m.store == nil {
@@ -189,10 +191,7 @@ func (m *Manager) submit(ctx context.Context, given *Spec) (r *record, existed b
 		return nil, false, ErrNotMember
 	}
 	now := m.clock.now()
-	r, err = newRecord(s, now)
-	if err != nil {
-		return nil, false, err
-	}
+	r = newRecord(s, now)
 	if err = m.verifySubmission(r); err != nil {
 		return nil, false, err
 	}
@@ -241,11 +240,7 @@ func (m *Manager) submittedBefore(ctx context.Context, r *record, anyTTL bool, c
 	if anyTTL {
 		s.ClaimTTL = old.spec.ClaimTTL
 	}
-	encoded, err := s.submission()
-	if err != nil {
-		return nil, false, err
-	}
-	if !bytes.Equal(encoded, old.encoded) {
+	if !bytes.Equal(s.submission(), old.encoded) {
 		return nil, false, fmt.Errorf("%w: with the same idempotency key and other content", ErrExists)
 	}
 	return old, true, nil
@@ -367,12 +362,13 @@ func (m *Manager) end(ctx context.Context, e *Ending) (*record, error) {
 	}
 	e.Result, e.Proof = bytes.Clone(e.Result), bytes.Clone(e.Proof)
 	o := e.outcome()
-	verified := false
+	var verified []byte // the submission that the ending has been verified for
 	return m.change(ctx, e.Claim.TaskID, func(r *record, now int64) (*record, error) {
 		next, err := m.ofMember(e.Claim.Agent)(r.end(e, o, now))
-		if err == nil && !verified {
-			err = m.verifyEnding(r, e, o)
-			verified = err == nil
+		if err == nil && !bytes.Equal(verified, r.encoded) {
+			if err = m.verifyEnding(r, e, o); err == nil {
+				verified = r.encoded
+			}
 		}
 		return next, err
 	})
@@ -566,11 +562,23 @@ func (m *Manager) learn(r *record) {
 // decode returns nil for a record that cannot be read, and sees to it that somebody learns of it.
 func (m *Manager) decode(e store.Entry) *record {
 	r, err := m.open(e)
+	if err == nil && m.verifier == nil {
+		return r
+	}
+	strange := m.strangers.note(e.Key, err)
 	if err != nil && m.unreadable.add(e.Key, e.Revision) {
 		m.counts.corrupt.Add(1)
-		m.logger.Error("task record is skipped", "error", err)
+		m.logSkipped(strange, err)
 	}
 	return r
+}
+
+func (m *Manager) logSkipped(strange bool, err error) {
+	if strange {
+		m.logger.Warn("task record is skipped until the agent that has signed it is known", "error", err)
+	} else {
+		m.logger.Error("task record is skipped", "error", err)
+	}
 }
 
 // open reads a record of the store, and believes it only if those have signed it that it names. Its errors

@@ -2,6 +2,7 @@ package task
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 
@@ -37,14 +38,14 @@ func NewVerifier(keys KeySource, network string) (*Verifier, error) {
 	return &Verifier{network, proof.NewVerifier(keys)}, nil
 }
 
+// Remember tells v of an agent that was known once, with its root key: what it has signed goes on counting. It is
+// for those who keep such keys over restarts, as identity.Saver does.
+func (v *Verifier) Remember(agent identity.ID, root ed25519.PublicKey) { v.proofs.Remember(agent, root) }
+
 // VerifySpec reports why the submitter that a spec names cannot be shown to have submitted it: [ErrUnsigned]
 // or [ErrForged].
 func (v *Verifier) VerifySpec(s *Spec) error {
-	encoded, err := s.submission()
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrForged, err)
-	}
-	return v.submission(s, encoded)
+	return v.submission(s, s.submission())
 }
 
 // submission is VerifySpec for a spec with its encoding.
@@ -55,15 +56,11 @@ func (v *Verifier) submission(s *Spec, encoded []byte) error {
 // VerifyEnding reports why the agent that a task names as its claimant cannot be shown to have ended it so,
 // after it was submitted so: [ErrUnsigned] or [ErrForged]. Who submitted it is for [Verifier.VerifySpec].
 func (v *Verifier) VerifyEnding(t *Task) error {
-	digest, err := t.Spec.Digest()
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrForged, err)
-	}
 	if t.Status != Completed && t.Status != Failed {
 		return fmt.Errorf("%w: a task that is %s has not been ended by its claimant", ErrUnsigned, t.Status)
 	}
 	return v.ending(&ended{
-		taskID: t.ID, submission: digest, epoch: t.Epoch, claimant: t.Claimant,
+		taskID: t.ID, submission: t.Spec.Digest(), epoch: t.Epoch, claimant: t.Claimant,
 		status: t.Status, outcome: newOutcome(t.Result, t.ResultType, t.Error),
 	}, t.ResultProof)
 }
@@ -78,10 +75,14 @@ func (v *Verifier) verify(how func(identity.ID, proof.Statement, []byte) error, 
 		return nil
 	case errors.Is(err, proof.ErrMissing):
 		return fmt.Errorf("%w: %s, agent %s", ErrUnsigned, role, by.Short())
+	case errors.Is(err, identity.ErrUnknown):
+		return &strangerError{by, fmt.Errorf("%w: %s: %w", ErrForged, role, err)}
 	default:
 		return fmt.Errorf("%w: %s, agent %s: %w", ErrForged, role, by.Short(), err)
 	}
 }
+
+func (v *Verifier) knows(agent identity.ID) bool { return v.proofs.Knows(agent) }
 
 // verifySubmission reports why a new record is not of the submitter that it names. A manager that is unsafe
 // believes everything.
@@ -116,8 +117,12 @@ func (m *Manager) verifyRecord(r *record) error {
 			return err
 		}
 	}
-	if r.status != Completed && (r.status != Failed || r.proof == nil && r.endedByManager()) {
+	if r.status != Completed && (r.status != Failed || r.endedByManager()) {
 		return nil
 	}
-	return m.verifier.ending(&ended{r.spec.ID, digestOf(r.encoded), r.epoch, r.claimant, r.status, r.outcome}, r.proof)
+	var p []byte
+	if r.outcome != nil {
+		p = r.outcome.proof
+	}
+	return m.verifier.ending(&ended{r.spec.ID, digestOf(r.encoded), r.epoch, r.claimant, r.status, r.outcome}, p)
 }

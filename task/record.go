@@ -2,7 +2,6 @@ package task
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -36,11 +35,10 @@ type record struct {
 	expires  int64 // when the claim does
 	updated  int64
 	ready    int64 // when it can be claimed
-	attempts int
+	attempts uint16
 	status   Status
 	dead     bool
 	outcome  *outcome // nil if there is nothing to tell
-	proof    []byte   // that the claimant has ended it so; nil if it has not
 }
 
 // fixed is what never changes of a task.
@@ -58,21 +56,18 @@ type outcome struct {
 	result     []byte
 	resultType string
 	reason     string // for the failure
+	proof      []byte // that the claimant has ended it so; nil if it has not
 }
 
 // newRecord makes the record of a task that is yet to be stored.
-func newRecord(spec Spec, now int64) (*record, error) {
-	encoded, err := spec.submission()
-	if err != nil {
-		return nil, err
-	}
-	f := newFixed(spec, encoded)
+func newRecord(spec Spec, now int64) *record {
+	f := newFixed(spec, spec.submission())
 	f.created, f.key = now, store.Key(folder, spec.ID)
 	r := &record{fixed: f, status: Pending, updated: now}
 	if ready := fromTime(spec.NotBefore); ready > now {
 		r.ready = ready
 	}
-	return r, nil
+	return r
 }
 
 func newFixed(spec Spec, encoded []byte) *fixed {
@@ -84,10 +79,10 @@ func (r *record) task() Task {
 	t := Task{
 		Spec: r.spec, Status: r.status, Claimant: r.claimant, Epoch: r.epoch, ClaimExpires: toTime(r.expires),
 		CreatedAt: toTime(r.created), UpdatedAt: toTime(r.updated), ReadyAt: toTime(r.ready),
-		Attempts: r.attempts, DeadLetter: r.dead, Revision: r.revision, ResultProof: r.proof,
+		Attempts: int(r.attempts), DeadLetter: r.dead, Revision: r.revision,
 	}
 	if o := r.outcome; o != nil {
-		t.Result, t.ResultType, t.Error = o.result, o.resultType, o.reason
+		t.Result, t.ResultType, t.Error, t.ResultProof = o.result, o.resultType, o.reason, o.proof
 	}
 	return t
 }
@@ -124,7 +119,7 @@ func idOf(key string) (string, error) {
 	return parts[1], nil
 }
 
-// submissionPart is the second map of a record: all of a Spec and nothing else.
+// submissionPart is the second map of a record, as it is read: all of a Spec and nothing else.
 type submissionPart struct {
 	ID           string   `cbor:"1,keyasint"`
 	Kind         string   `cbor:"2,keyasint"`
@@ -146,13 +141,24 @@ type submissionPart struct {
 // submission returns the bytes that stand for what is submitted. It is the one place that makes them:
 // the same Spec gives the same bytes, and other ones give others. The Spec has to be a complete one; see
 // [Spec.check].
-func (s *Spec) submission() ([]byte, error) {
-	return encoding.Marshal(&submissionPart{
-		ID: s.ID, Kind: s.Kind, Params: s.Params, Capabilities: s.Capabilities, Topic: s.Topic.String(), Pool: s.Pool,
-		Submitter: s.Submitter[:], ClaimTTL: int64(s.ClaimTTL), Deadline: fromTime(s.Deadline), Priority: s.Priority,
-		NotBefore: fromTime(s.NotBefore), MaxAttempts: s.MaxAttempts,
-		BackoffBase: int64(s.Backoff.Base), BackoffMax: int64(s.Backoff.Max), Key: s.IdempotencyKey,
-	})
+func (s *Spec) submission() []byte {
+	w := cose.NewMapWriter(make([]byte, 0, 192+len(s.Params)))
+	w.Text(1, s.ID)
+	w.Text(2, s.Kind)
+	w.Bytes(3, s.Params)
+	w.Texts(4, s.Capabilities)
+	w.Text(5, s.Topic.String())
+	w.Text(6, s.Pool)
+	w.Bytes(7, s.Submitter[:])
+	w.Int(8, int64(s.ClaimTTL))
+	w.Int(9, fromTime(s.Deadline))
+	w.Int(10, int64(s.Priority))
+	w.Int(11, fromTime(s.NotBefore))
+	w.Int(12, int64(s.MaxAttempts))
+	w.Int(13, int64(s.Backoff.Base))
+	w.Int(14, int64(s.Backoff.Max))
+	w.Text(15, s.IdempotencyKey)
+	return w.End()
 }
 
 // statePart is the first map of a record, as it is read. Its zeros are left out. The first three fields
@@ -199,8 +205,8 @@ func (r *record) append(buf []byte) []byte {
 		w.Bytes(10, o.result)
 		w.Text(11, o.resultType)
 		w.Text(12, o.reason)
+		w.Bytes(13, o.proof)
 	}
-	w.Bytes(13, r.proof)
 	buf = append(w.End(), r.encoded...)
 	if parts == 4 {
 		buf = cose.AppendBytes(buf, r.spec.Proof)
@@ -296,8 +302,8 @@ func decodeSubmission(encoded []byte) (Spec, error) {
 	if err := spec.check(); err != nil {
 		return Spec{}, err
 	}
-	if again, err := spec.submission(); err != nil || !bytes.Equal(again, encoded) {
-		return Spec{}, cmp.Or(err, errNotDeterministic)
+	if !bytes.Equal(spec.submission(), encoded) {
+		return Spec{}, errNotDeterministic
 	}
 	return spec, nil
 }
@@ -310,14 +316,14 @@ func (r *record) decodeState(encoded []byte) error {
 		return err
 	}
 	r.status, r.epoch, r.expires, r.updated = Status(p.Status), p.Epoch, p.ClaimExpires, p.UpdatedAt
-	r.created, r.ready, r.attempts, r.dead = p.CreatedAt, p.ReadyAt, int(p.Attempts), p.Dead != 0
+	r.created, r.ready, r.attempts, r.dead = p.CreatedAt, p.ReadyAt, p.Attempts, p.Dead != 0
 	if len(p.Claimant) != 0 {
 		var err error
 		if r.claimant, err = toID("claimant", p.Claimant); err != nil {
 			return err
 		}
 	}
-	r.outcome, r.proof = newOutcome(p.Result, p.ResultType, p.Error), p.Proof
+	r.outcome = newOutcome(p.Result, p.ResultType, p.Error).provenBy(p.Proof)
 	return r.checkState()
 }
 
@@ -328,7 +334,28 @@ func newOutcome(result []byte, resultType, reason string) *outcome {
 	if len(result) == 0 {
 		result = nil
 	}
-	return &outcome{result, resultType, reason}
+	return &outcome{result: result, resultType: resultType, reason: reason}
+}
+
+// provenBy returns the outcome with the claimant's proof of it, which may be nil.
+func (o *outcome) provenBy(proof []byte) *outcome {
+	if len(proof) == 0 {
+		return o
+	}
+	var proven outcome
+	if o != nil {
+		proven = *o
+	}
+	proven.proof = proof
+	return &proven
+}
+
+// unproven returns the outcome without a proof.
+func (o *outcome) unproven() *outcome {
+	if o == nil {
+		return nil
+	}
+	return newOutcome(o.result, o.resultType, o.reason)
 }
 
 // checkState holds a state to what the transitions of a task can lead to.
@@ -343,10 +370,6 @@ func (r *record) checkState() error {
 		return fmt.Errorf("a task of %d claims has %d attempts", r.epoch, r.attempts)
 	case r.dead && (r.status != Failed || r.attempts == 0), r.ready != 0 && r.status != Pending:
 		return fmt.Errorf("a task that is %s is a dead letter or waits to be ready", r.status)
-	case r.proof != nil && (r.claimant.IsZero() || r.status != Completed && r.status != Failed):
-		return fmt.Errorf("a task that is %s has the proof that its claimant has ended it", r.status)
-	case len(r.proof) > 0 && checkProof(r.proof) != nil:
-		return checkProof(r.proof)
 	case r.outcome != nil:
 		return r.outcome.check(r)
 	}
@@ -356,12 +379,17 @@ func (r *record) checkState() error {
 func (o *outcome) check(r *record) error {
 	s := r.status
 	switch {
+	case o.proof != nil && (r.claimant.IsZero() || s != Completed && s != Failed):
+		return fmt.Errorf("a task that is %s has the proof that its claimant has ended it", s)
 	case s != Completed && (len(o.result) != 0 || o.resultType != ""):
 		return fmt.Errorf("a task that is %s has a result", s)
 	case o.reason != "" && s != Failed && (s.Terminal() || r.attempts == 0):
 		return fmt.Errorf("a task that is %s has an error", s)
 	case len(o.reason) > MaxReason:
 		return fmt.Errorf("the error has %d bytes where at most %d are allowed", len(o.reason), MaxReason)
+	}
+	if err := checkProof(o.proof); err != nil {
+		return err
 	}
 	return checkResult(o.result, o.resultType)
 }
@@ -415,7 +443,6 @@ func toID(field string, b []byte) (identity.ID, error) {
 }
 
 var (
-	encoding = must(cbor.CoreDetEncOptions().EncMode())
 	decoding = must(cbor.DecOptions{
 		DupMapKey:         cbor.DupMapKeyEnforcedAPF,
 		IndefLength:       cbor.IndefLengthForbidden,

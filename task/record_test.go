@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fxamacker/cbor/v2"
 	"pgregory.net/rapid"
 
 	"github.com/converge-agents/converge/identity"
@@ -54,16 +55,15 @@ func TestRecordBytesAreFrozen(t *testing.T) {
 		Deadline: time.Date(2032, 1, 1, 0, 0, 0, 0, time.UTC), Priority: -5, NotBefore: created.Add(time.Second),
 		MaxAttempts: 5, Backoff: Backoff{Base: time.Second, Max: time.Minute}, IdempotencyKey: "k:1",
 	}
-	r, err := newRecord(spec, created.UnixNano())
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := newRecord(spec, created.UnixNano())
 	r.status, r.claimant, r.epoch, r.expires = Assigned, identity.ID{1}, 3, created.Add(time.Minute).UnixNano()
 	r.ready, r.attempts, r.outcome = 0, 2, newOutcome(nil, "", "bad day")
 	if got := hex.EncodeToString(r.append(nil)); got != want {
 		t.Errorf("the record is\n%s, want\n%s", got, want)
 	}
 }
+
+var encoding = must(cbor.CoreDetEncOptions().EncMode())
 
 // The map writer agrees with a general encoder, and the decoder takes what it writes.
 func TestRecordsRoundTrip(t *testing.T) {
@@ -72,8 +72,8 @@ func TestRecordsRoundTrip(t *testing.T) {
 		value := want.append(nil)
 		state, err := encoding.Marshal(&statePart{
 			Status: uint8(want.status), Dead: number(want.dead), UpdatedAt: want.updated, CreatedAt: want.created,
-			Claimant: claimantOf(want), Epoch: want.epoch, ClaimExpires: want.expires, ReadyAt: want.ready, Attempts: uint16(want.attempts),
-			Result: want.task().Result, ResultType: want.task().ResultType, Error: want.task().Error, Proof: want.proof,
+			Claimant: claimantOf(want), Epoch: want.epoch, ClaimExpires: want.expires, ReadyAt: want.ready, Attempts: want.attempts,
+			Result: want.task().Result, ResultType: want.task().ResultType, Error: want.task().Error, Proof: want.task().ResultProof,
 		})
 		whole := slices.Concat([]byte{0x83, 1}, state, want.encoded)
 		if p := want.spec.Proof; len(p) > 0 {
@@ -82,6 +82,10 @@ func TestRecordsRoundTrip(t *testing.T) {
 		}
 		if err != nil || !bytes.Equal(value, whole) {
 			r.Fatalf("the record is %x, which does not have the state %x, %v", value, state, err)
+		}
+		var part submissionPart
+		if err := decoding.Unmarshal(want.encoded, &part); err != nil || !bytes.Equal(must(encoding.Marshal(&part)), want.encoded) {
+			r.Fatalf("the submission %x is not what a general encoder makes of %+v, %v", want.encoded, part, err)
 		}
 		if ended, dead, ok := peek(value); ok != want.status.Terminal() || ok && (ended != want.updated || dead != want.dead) {
 			r.Fatalf("peek gives %v, %v, %v of %+v", ended, dead, ok, want)
@@ -128,10 +132,7 @@ func drawRecord(t *rapid.T) *record {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := newRecord(spec, rapid.Int64().Draw(t, "created"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := newRecord(spec, rapid.Int64().Draw(t, "created"))
 	number := rapid.SampledFrom([]uint64{1, 23, 24, 255, 256, math.MaxUint16, math.MaxUint16 + 1, math.MaxUint32, math.MaxUint32 + 1, math.MaxUint64})
 	r.status = Status(rapid.IntRange(int(Pending), int(Cancelled)).Draw(t, "status"))
 	r.updated = rapid.Int64().Filter(func(n int64) bool { return n != 0 }).Draw(t, "updated")
@@ -139,7 +140,7 @@ func drawRecord(t *rapid.T) *record {
 		r.claimant, r.epoch = identity.ID{2}, number.Draw(t, "epoch")
 	}
 	if r.epoch > 0 {
-		r.attempts = rapid.IntRange(0, int(min(r.epoch, MostAttempts))).Draw(t, "attempts")
+		r.attempts = uint16(rapid.IntRange(0, int(min(r.epoch, MostAttempts))).Draw(t, "attempts"))
 	}
 	r.ready = 0
 	switch r.status {
@@ -156,7 +157,7 @@ func drawRecord(t *rapid.T) *record {
 	proof := rapid.SampledFrom([][]byte{nil, []byte("mine"), []byte("yours")})
 	r.spec.Proof = proof.Draw(t, "submitter's proof")
 	if r.status == Completed || r.status == Failed {
-		r.proof = proof.Draw(t, "claimant's proof")
+		r.outcome = r.outcome.provenBy(proof.Draw(t, "claimant's proof"))
 	}
 	return r
 }
@@ -254,11 +255,7 @@ func mustRecord(t testing.TB) *record {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := newRecord(spec, 1e18)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
+	return newRecord(spec, 1e18)
 }
 
 // FuzzDecodeRecord: whatever is accepted is exactly what a manager would have written.

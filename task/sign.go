@@ -35,7 +35,7 @@ func Failure(c Claim, reason string) Ending {
 
 // outcome returns what a record keeps of the ending. It shares the result.
 func (e *Ending) outcome() *outcome {
-	return newOutcome(e.Result, e.ResultType, fitReason(e.Reason))
+	return newOutcome(e.Result, e.ResultType, fitReason(e.Reason)).provenBy(e.Proof)
 }
 
 // check holds an ending to the rules.
@@ -82,6 +82,9 @@ func NewSigner(id *identity.Identity, network string) (*Signer, error) {
 // ID returns the agent that s signs for.
 func (s *Signer) ID() identity.ID { return s.proofs.ID() }
 
+// Rotate has s sign with another key of its agent from now on. It refuses the identity of another agent.
+func (s *Signer) Rotate(id *identity.Identity) error { return s.proofs.Rotate(id) }
+
 // Signed returns how many submissions and endings s has signed.
 func (s *Signer) Signed() uint64 { return s.proofs.Signed() }
 
@@ -115,7 +118,7 @@ func (s *Signer) complete(spec *Spec) ([]byte, error) {
 		return nil, err
 	}
 	*spec = whole
-	return whole.submission()
+	return whole.submission(), nil
 }
 
 // SignEndings sets the Proof of endings of tasks that the signer's agent holds. Several share a signature.

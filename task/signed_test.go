@@ -174,10 +174,19 @@ func TestSubmissionThatItsSubmitterHasNotSignedIsRefused(t *testing.T) {
 	}
 }
 
-// TestResultThatTheHolderHasNotSignedIsRefused has Ben hold two tasks.
+// TestResultThatTheHolderHasNotSignedIsRefused has Ben hold two tasks, of a manager that knows them by heart
+// and of one that reads them each time.
 func TestResultThatTheHolderHasNotSignedIsRefused(t *testing.T) {
 	t.Parallel()
-	m := newSigned(t, newStore(t))
+	t.Run("attached", func(t *testing.T) {
+		m := newSigned(t, newStore(t))
+		defer m.Attach(func(task.Task) {})()
+		refuseWhatBenHasNotSigned(t, m)
+	})
+	t.Run("alone", func(t *testing.T) { refuseWhatBenHasNotSigned(t, newSigned(t, newStore(t))) })
+}
+
+func refuseWhatBenHasNotSigned(t *testing.T, m *task.Manager) {
 	submitted(t, m, task.Spec{ID: "t", Params: []byte(`{"n":1}`)})
 	submitted(t, m, task.Spec{ID: "u"})
 	first := claimedBy(t, m, "t", ben)
@@ -386,9 +395,9 @@ type countingKeys struct {
 	lookups atomic.Int64
 }
 
-func (k *countingKeys) Lookup(id identity.ID) (identity.Key, error) {
+func (k *countingKeys) LookupEpoch(id identity.ID, epoch uint64) (identity.Key, error) {
 	k.lookups.Add(1)
-	return k.Registry.Lookup(id)
+	return k.Registry.LookupEpoch(id, epoch)
 }
 
 // TestEachSignatureIsVerifiedOnce: once by the manager that takes it in, and once by one that follows.

@@ -19,10 +19,7 @@ type Digest [sha256.Size]byte
 
 // Digest returns the digest of a complete Spec, such as one that [Signer.SignSpecs] has signed or a manager has
 // returned.
-func (s *Spec) Digest() (Digest, error) {
-	encoded, err := s.submission()
-	return digestOf(encoded), err
-}
+func (s *Spec) Digest() Digest { return digestOf(s.submission()) }
 
 func digestOf(submission []byte) Digest { return sha256.Sum256(submission) }
 

@@ -26,6 +26,15 @@
 // Who claims may die at any moment, so a task may be worked on more than once, and is completed at most
 // once. Work that must not be repeated needs the claim's epoch as fencing token where it takes effect.
 //
+// # Signatures
+//
+// The submitter signs what it submits, and the claimant how it ends the task; the record carries both, so
+// that it proves who, whoever keeps the store. A [Signer] makes these signatures, together for those who come
+// at the same time. A manager with a [Verifier] takes in nothing without them, and takes a record that somebody
+// has written to the store for as good as corrupt if they do not verify: it skips it, counts it, and says so
+// to those who ask for it by name. What failed at its deadline, or since its claims ran out, was ended by a
+// manager, and nobody has signed that; nor are claims, releases and cancellations signed.
+//
 // # Submitting once
 //
 // A Spec.IdempotencyKey makes a submission safe to repeat, by any program on any manager: the ID of the

@@ -119,7 +119,7 @@ or from "keys export" and "keys import".`,
   converge keys rotate alice.pem --root root.pem --expires 720h`,
 		Args: words("FILE"),
 		RunE: func(cmd *cobra.Command, given []string) error {
-			r := identity.Rotation{Overlap: overlap, Lifetime: lifetime, NoOverlap: noOverlap, Sequence: uint64(time.Now().UnixMilli())}
+			r := identity.Rotation{Overlap: overlap, Lifetime: lifetime, NoOverlap: noOverlap}
 			if err := checkRotation(cmd, r); err != nil {
 				return err
 			}

@@ -13,7 +13,6 @@ import (
 
 	"github.com/converge-agents/converge"
 	"github.com/converge-agents/converge/identity"
-	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/ratelimit"
 	"github.com/converge-agents/converge/role"
 	"github.com/converge-agents/converge/store/memory"
@@ -34,12 +33,8 @@ func main() {
 	check(tools.Register(tool.Func("lines", countLines), tool.Options{Timeout: time.Second}))
 	perSender := ratelimit.Limit{Rate: 10, Burst: 20} // messages a second, and at once
 	limiter := must(ratelimit.New(ratelimit.Config{Global: ratelimit.Unlimited, Sender: perSender, Topic: ratelimit.Unlimited}))
-	show := transport.OnReceive(func(_ context.Context, m *message.Message) (*message.Message, error) {
-		fmt.Printf("%s vouches: %s\n", m.Sender().Short(), m.Body())
-		return m, nil // nil would drop the message
-	})
-	run := func(c converge.Config) <-chan error {
-		c.Identity, c.Network, c.Registry, c.Tasks = must(identity.Generate()), "embedded", registry, tasks
+	run := func(id *identity.Identity, c converge.Config) <-chan error {
+		c.Identity, c.Network, c.Registry, c.Tasks = id, "embedded", registry, tasks
 		c.Transport = network.Endpoint(c.Identity.ID())
 		check(registry.Register(c.Identity.ID(), c.Identity.PublicKey()))
 		runtime, ended := must(converge.New(c)), make(chan error, 1)
@@ -47,17 +42,18 @@ func main() {
 		return ended
 	}
 	worker := must(role.NewWorker(role.WorkerConfig{Tools: map[string]string{"count": "lines"}}))
-	workerEnded := run(converge.Config{Agent: worker, Capabilities: worker.Capabilities(), Executor: &converge.ExecutorConfig{
+	workerEnded := run(must(identity.Generate()), converge.Config{Agent: worker, Capabilities: worker.Capabilities(), Executor: &converge.ExecutorConfig{
 		Tools: tools, ToolAllowlist: []string{"lines"},
 	}})
-	coordinator := must(role.NewCoordinator(role.CoordinatorConfig{Verifier: proofs, Tasks: []task.Spec{
+	boss := must(identity.Generate())
+	coordinator := must(role.NewCoordinator(role.CoordinatorConfig{ID: boss.ID(), Verifier: proofs, Tasks: []task.Spec{
 		{Kind: "count", Capabilities: []string{"count"}, Params: json.RawMessage(`{"File": "go.mod"}`)},
 		{Kind: "count", Capabilities: []string{"count"}, Params: json.RawMessage(`{"File": "README.md"}`)},
 	}}))
-	coordinatorEnded := run(converge.Config{Agent: coordinator, Hooks: []transport.Hook{ratelimit.NewHook(limiter), show}})
+	coordinatorEnded := run(boss, converge.Config{Agent: coordinator, Hooks: []transport.Hook{ratelimit.NewHook(limiter)}})
 	<-coordinator.Done()
 	for _, o := range coordinator.Outcomes() {
-		fmt.Printf("%s: %s lines, signed %t, error %v\n", o.Task.Params, o.Task.Result, o.Signed, o.Err)
+		fmt.Printf("%s: %s lines, signed %t by %s, error %v\n", o.Task.Params, o.Task.Result, o.Signed, o.Task.Claimant.Short(), o.Err)
 	}
 	stop()
 	check(errors.Join(<-workerEnded, <-coordinatorEnded))

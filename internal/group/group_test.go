@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
@@ -66,6 +67,39 @@ func TestThoseWhoComeMeanwhileShareTheWork(t *testing.T) {
 			t.Errorf("the pieces of work were %v, not %v", pieces, want)
 		}
 	})
+}
+
+// TestYieldingLetsOthersJoinTheFirst wakes three callers, the first of which lets the others come before.
+func TestYieldingLetsOthersJoinTheFirst(t *testing.T) {
+	t.Parallel()
+	c := group.Commit[int]{Yield: true}
+	var most atomic.Int64
+	note := func(n int) {
+		if int64(n) > most.Load() {
+			most.Store(int64(n))
+		}
+	}
+	for range 1000 { // who comes first is up to the scheduler
+		var all sync.WaitGroup
+		done := [3]bool{}
+		for i := range done {
+			all.Go(func() {
+				c.Do(i, 2, func(i int) error { done[i] = true; note(1); return nil }, func(items []int) {
+					note(len(items))
+					for _, i := range items {
+						done[i] = true
+					}
+				})
+			})
+		}
+		all.Wait()
+		if done != [3]bool{true, true, true} {
+			t.Fatalf("done are %v", done)
+		}
+	}
+	if n := most.Load(); n != 2 {
+		t.Errorf("up to %d items were worked for together, want 2", n)
+	}
 }
 
 // TestPanicsHoldNobodyUp lets the work for one go wrong in the worst way.

@@ -9,7 +9,10 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 
+	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/cose"
 	"github.com/converge-agents/converge/message"
 )
 
@@ -228,4 +231,52 @@ func (c *chopper) Read(b []byte) (int, error) {
 	n := copy(b, c.rest[:min(c.size, len(c.rest))])
 	c.rest = c.rest[n:]
 	return n, nil
+}
+
+// FuzzKeysFrame holds that a statement on a connection has one encoding, and counts only with its own key's proof.
+func FuzzKeysFrame(f *testing.F) {
+	working := workingIdentity(f) // the same in each process that fuzzes
+	l := &link{number: 7, p: &peer{id: working.ID(), e: &Endpoint{id: identity.ID{2}}}}
+	self := working.ID()
+	proof := cose.SignStatement(working, self[:], cose.DomainHandshake, keysType, l.keysClaim(self, l.p.e.id))
+	genuine := cose.AppendBytes(cose.AppendBytes(cose.AppendArray(nil, 2), working.Statement()), proof)
+	f.Add(genuine)
+	f.Add(cose.AppendBytes(cose.AppendBytes(cose.AppendArray(nil, 2), working.Statement()), nil))
+	f.Add([]byte{0x82, 0x40, 0x40})
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		raw, proof, err := parseKeys(payload)
+		if err != nil {
+			return
+		}
+		if again := cose.AppendBytes(cose.AppendBytes(cose.AppendArray(nil, 2), raw), proof); !bytes.Equal(again, payload) {
+			t.Fatalf("%x is another spelling of %x", payload, again)
+		}
+		if _, err := l.openKeys(raw, proof); (err == nil) != bytes.Equal(payload, genuine) {
+			t.Fatalf("%x: %v", payload, err)
+		}
+	})
+}
+
+func workingIdentity(f *testing.F) *identity.Identity {
+	f.Helper()
+	root, err := identity.FromSeed(bytes.Repeat([]byte{1}, 32))
+	if err != nil {
+		f.Fatal(err)
+	}
+	operational, err := identity.FromSeed(bytes.Repeat([]byte{2}, 32))
+	if err != nil {
+		f.Fatal(err)
+	}
+	raw, err := identity.SignKeys(root, identity.KeyStatement{
+		ID: root.ID(), Root: root.PublicKey(), Epoch: 1, Operational: operational.PublicKey(),
+		NotBefore: time.UnixMilli(1), Expires: time.UnixMilli(2), Sequence: 1,
+	})
+	if err != nil {
+		f.Fatal(err)
+	}
+	working, err := operational.WithStatement(raw)
+	if err != nil {
+		f.Fatal(err)
+	}
+	return working
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/internal/cose"
 	"github.com/converge-agents/converge/internal/proof"
 )
@@ -16,6 +17,7 @@ func FuzzVerify(f *testing.F) {
 		f.Add(s.Payload, proofs[i])
 	}
 	f.Add([]byte{}, []byte{})
+	f.Add(all[0].Payload, proof.NewSigner(must(alice.Rotate(identity.Rotation{}))).Sign(all[0]))
 	f.Add(all[0].Payload, join(proofs[1], proofs[0]))
 	v := newVerifier()
 	f.Fuzz(func(t *testing.T, payload, p []byte) {
@@ -37,8 +39,10 @@ func FuzzVerify(f *testing.F) {
 // again writes a proof from its parts.
 func again(p []byte) []byte {
 	r := cose.NewReader(p)
-	r.Array()
-	b := cose.AppendUint(cose.AppendArray(nil, 3), r.Uint())
-	b = cose.AppendBytes(b, r.Bytes())
-	return slices.Clip(cose.AppendBytes(b, r.Bytes()))
+	n := r.Array()
+	b := cose.AppendUint(cose.AppendArray(nil, n), r.Uint())
+	for range n - 1 {
+		b = cose.AppendBytes(b, r.Bytes())
+	}
+	return slices.Clip(b)
 }

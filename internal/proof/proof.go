@@ -36,21 +36,36 @@ var (
 )
 
 // MaxSize is how many bytes a proof has at most.
-const MaxSize = cose.ProofOverhead + ed25519.SignatureSize + 16
+const MaxSize = cose.ProofOverhead + ed25519.SignatureSize + identity.MaxStatement + 32
 
 // sign1 returns what is signed, or is a leaf of the tree whose root is signed.
 func (s *Statement) sign1(by identity.ID) cose.Sign1 {
 	return cose.Sign1{Protected: cose.StatementHeader(by[:], s.Typ), Payload: s.Payload}
 }
 
-// epochOf returns the epoch of the key that an agent signs with. So far all sign with their root key.
-func epochOf(*identity.Identity) uint64 { return 0 }
+// appendProof appends the encoding of a proof: [key epoch, inclusion proof, signature, key statement]. The inclusion
+// proof is empty where the signature is over the statement itself. The key statement is that of the epoch, so
+// that what was signed can be verified when the agent has long had another key; epoch 0, whose key is the
+// root key, has none and ends after the signature.
+func appendProof(b []byte, by *identity.Identity, inclusion, signature []byte) []byte {
+	epoch, statement := by.Epoch(), by.Statement()
+	if epoch == 0 {
+		statement = nil
+	}
+	b = cose.AppendUint(cose.AppendArray(b, fields(epoch)), epoch)
+	b = cose.AppendBytes(cose.AppendBytes(b, inclusion), signature)
+	if epoch == 0 {
+		return b
+	}
+	return cose.AppendBytes(b, statement)
+}
 
-// appendProof appends the encoding of a proof: [key epoch, inclusion proof, signature]. The inclusion proof is
-// empty where the signature is over the statement itself.
-func appendProof(b []byte, epoch uint64, inclusion, signature []byte) []byte {
-	b = cose.AppendUint(cose.AppendArray(b, 3), epoch)
-	return cose.AppendBytes(cose.AppendBytes(b, inclusion), signature)
+// fields returns how many items a proof has.
+func fields(epoch uint64) int {
+	if epoch == 0 {
+		return 3
+	}
+	return 4
 }
 
 // parts are a decoded proof, which they alias.
@@ -58,6 +73,7 @@ type parts struct {
 	epoch     uint64
 	inclusion []byte
 	signature []byte
+	statement []byte // about the key of an epoch that is not 0
 }
 
 // parse accepts one encoding of given parts only.
@@ -66,10 +82,14 @@ func parse(proof []byte) (p parts, err error) {
 		return p, ErrMissing
 	}
 	r := cose.NewReader(proof)
-	if r.Array() != 3 {
+	n := r.Array()
+	p = parts{epoch: r.Uint(), inclusion: r.Bytes(), signature: r.Bytes()}
+	if n != fields(p.epoch) {
 		r.Fail(ErrMalformed)
 	}
-	p = parts{r.Uint(), r.Bytes(), r.Bytes()}
+	if p.epoch != 0 {
+		p.statement = r.Bytes()
+	}
 	if len(p.signature) != ed25519.SignatureSize {
 		r.Fail(ErrMalformed)
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	veraison "github.com/veraison/go-cose"
 
@@ -302,49 +303,115 @@ func TestRevokedAgentsPastIsRefusedToo(t *testing.T) {
 	}
 }
 
-// TestProofUnderAnUnknownKeyIsRefused claims that another key of the agent signed.
+// TestProofUnderAnUnknownKeyIsRefused is about a key that Alice has stated and nobody has been told of.
 func TestProofUnderAnUnknownKeyIsRefused(t *testing.T) {
 	t.Parallel()
-	all, proofs := examples()
-	for i, s := range all {
-		p := slices.Clone(proofs[i])
-		p[1] = 1
-		if err := newVerifier().Verify(alice.ID(), s, p); !errors.Is(err, identity.ErrUnknown) {
-			t.Errorf("key 1: %v", err)
+	s := numbered(1)[0]
+	p := proof.NewSigner(must(alice.Rotate(identity.Rotation{}))).Sign(s)
+	if err := newVerifier().Verify(alice.ID(), s, p); !errors.Is(err, identity.ErrEpoch) {
+		t.Errorf("key 1: %v", err)
+	}
+}
+
+// life is Alice's keys, one after the other, and what she has signed with each of them.
+type life struct {
+	registry  *identity.Registry
+	now       time.Time
+	keys      []*identity.Identity
+	statement proof.Statement
+	proofs    [][]byte
+}
+
+func newLife(t *testing.T) *life {
+	t.Helper()
+	l := &life{now: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC), statement: numbered(1)[0]}
+	l.registry = identity.NewRegistryWith(identity.RegistryConfig{Now: func() time.Time { return l.now }})
+	if err := l.registry.Register(alice.ID(), alice.PublicKey()); err != nil {
+		t.Fatal(err)
+	}
+	signer := proof.NewSigner(alice)
+	l.keys, l.proofs = append(l.keys, alice), append(l.proofs, signer.Sign(l.statement))
+	for range 2 {
+		l.now = l.now.Add(time.Hour)
+		key := must(alice.Rotate(identity.Rotation{Current: l.registry.Statement(alice.ID()), NotBefore: l.now}))
+		must(l.registry.Apply(key.Statement()))
+		if err := signer.Rotate(key); err != nil {
+			t.Fatal(err)
 		}
+		l.keys, l.proofs = append(l.keys, key), append(l.proofs, signer.Sign(l.statement))
 	}
+	l.now = l.now.Add(time.Hour)
+	return l
 }
 
-// epochs is a source that keeps the keys of earlier epochs of Alice.
-type epochs struct {
-	proof.KeySource
-	keys []*identity.Identity
-}
-
-func (e epochs) LookupEpoch(of identity.ID, epoch uint64) (identity.Key, error) {
-	if of != alice.ID() || epoch >= uint64(len(e.keys)) {
-		return identity.Key{}, identity.ErrUnknown
-	}
-	return identity.Key{Public: e.keys[epoch].PublicKey()}, nil
-}
-
-// TestOldKeysGoOnVerifyingWhereTheyAreKept has Alice change her key after she has signed: what names the
-// earlier epoch verifies, and does not as that of the later one.
-func TestOldKeysGoOnVerifyingWhereTheyAreKept(t *testing.T) {
+// TestWhatWasSignedWithFormerKeysGoesOnVerifying has Alice change her key twice. What she signed before is hers, and
+// nothing new can be signed with the keys that she had.
+func TestWhatWasSignedWithFormerKeysGoesOnVerifying(t *testing.T) {
 	t.Parallel()
-	all, proofs := examples()
-	v := proof.NewVerifier(epochs{nil, []*identity.Identity{alice, bob}})
-	for i, s := range all {
-		if err := v.Verify(alice.ID(), s, proofs[i]); err != nil {
-			t.Errorf("signed before the change: %v", err)
+	l := newLife(t)
+	for epoch, p := range l.proofs {
+		if err := proof.NewVerifier(l.registry).VerifyPast(alice.ID(), l.statement, p); err != nil {
+			t.Errorf("signed with key %d: %v", epoch, err)
 		}
-		p := slices.Clone(proofs[i])
-		for epoch, want := range map[byte]error{1: proof.ErrForged, 2: identity.ErrUnknown} {
-			p[1] = epoch
-			if err := v.Verify(alice.ID(), s, p); !errors.Is(err, want) {
-				t.Errorf("as signed with key %d: %v", epoch, err)
-			}
+		err := proof.NewVerifier(l.registry).Verify(alice.ID(), l.statement, p)
+		if current := epoch == len(l.proofs)-1; current != (err == nil) || !current && !errors.Is(err, identity.ErrEpoch) {
+			t.Errorf("as something new, signed with key %d: %v", epoch, err)
 		}
+	}
+}
+
+// TestFormerKeyOfAnotherIsRefused puts statements of other agents and epochs into proofs.
+func TestFormerKeyOfAnotherIsRefused(t *testing.T) {
+	t.Parallel()
+	l := newLife(t)
+	mallory := must(bob.Rotate(identity.Rotation{}))
+	for name, statement := range map[string][]byte{
+		"of another agent": mallory.Statement(), "of another epoch": l.keys[2].Statement(), "none": {}, "garbage": []byte("garbage"),
+	} {
+		forged := with(l.proofs[1], statement)
+		if err := proof.NewVerifier(l.registry).VerifyPast(alice.ID(), l.statement, forged); !errors.Is(err, identity.ErrEpoch) {
+			t.Errorf("a statement %s: %v", name, err)
+		}
+	}
+	byMallory := with(proof.NewSigner(mallory).Sign(l.statement), l.keys[1].Statement())
+	if err := proof.NewVerifier(l.registry).VerifyPast(alice.ID(), l.statement, byMallory); !errors.Is(err, proof.ErrForged) {
+		t.Errorf("Mallory's signature with Alice's statement: %v", err)
+	}
+}
+
+// with puts a key statement in place of that of a proof.
+func with(p, statement []byte) []byte {
+	r := cose.NewReader(p)
+	b := cose.AppendUint(cose.AppendArray(nil, r.Array()), r.Uint())
+	b = cose.AppendBytes(cose.AppendBytes(b, r.Bytes()), r.Bytes())
+	return cose.AppendBytes(b, statement)
+}
+
+func TestRevokedAgentHasSignedNothing(t *testing.T) {
+	t.Parallel()
+	l := newLife(t)
+	s := must(identity.OpenKeys(l.keys[2].Statement()))
+	s.Revoked, s.Sequence = true, s.Sequence+1
+	must(l.registry.Apply(must(identity.SignKeys(alice, s))))
+	for epoch, p := range l.proofs {
+		if err := proof.NewVerifier(l.registry).VerifyPast(alice.ID(), l.statement, p); !errors.Is(err, identity.ErrRevoked) {
+			t.Errorf("signed with key %d: %v", epoch, err)
+		}
+	}
+}
+
+func TestSignerStaysThatOfItsAgent(t *testing.T) {
+	t.Parallel()
+	s, again := proof.NewSigner(alice), seeded(1)
+	if err := s.Rotate(bob); !errors.Is(err, proof.ErrOtherAgent) || s.ID() != alice.ID() {
+		t.Errorf("Alice's signer is turned into that of %s: %v", s.ID().Short(), err)
+	}
+	if err := s.Rotate(again); err != nil {
+		t.Error(err)
+	}
+	statement := numbered(1)[0]
+	if err := newVerifier().Verify(alice.ID(), statement, s.Sign(statement)); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -1,6 +1,10 @@
 package proof
 
 import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/internal/cose"
 	"github.com/converge-agents/converge/internal/group"
@@ -13,7 +17,7 @@ const maxBatch = 256
 // Signer signs the statements of one agent. It is safe for concurrent use. Statements that come while a
 // signature is being made share the next one; one that comes alone is signed at once.
 type Signer struct {
-	identity *identity.Identity
+	identity atomic.Pointer[identity.Identity]
 	group    group.Commit[*entry]
 	signed   stat.Counter
 	shared   stat.Counter
@@ -26,10 +30,26 @@ type entry struct {
 }
 
 // NewSigner returns a signer for an agent.
-func NewSigner(id *identity.Identity) *Signer { return &Signer{identity: id} }
+func NewSigner(id *identity.Identity) *Signer {
+	s := &Signer{group: group.Commit[*entry]{Yield: true}}
+	s.identity.Store(id)
+	return s
+}
+
+// ErrOtherAgent says that an identity is of another agent than the signer's.
+var ErrOtherAgent = errors.New("the identity is of another agent")
+
+// Rotate has s sign with another key of its agent from now on.
+func (s *Signer) Rotate(id *identity.Identity) error {
+	if id.ID() != s.ID() {
+		return fmt.Errorf("rotate the key of agent %s: %w, %s", s.ID().Short(), ErrOtherAgent, id.ID().Short())
+	}
+	s.identity.Store(id)
+	return nil
+}
 
 // ID returns the agent whose statements s signs.
-func (s *Signer) ID() identity.ID { return s.identity.ID() }
+func (s *Signer) ID() identity.ID { return s.identity.Load().ID() }
 
 // Signed returns how many statements s has signed.
 func (s *Signer) Signed() uint64 { return s.signed.Load() }
@@ -62,9 +82,10 @@ func (s *Signer) SignAll(statements []Statement) [][]byte {
 }
 
 func (s *Signer) signAlone(e *entry) error {
-	parts := e.statement.sign1(s.ID())
-	signed := cose.Sign(s.identity, e.statement.Domain, parts.Protected, parts.Payload)
-	e.proof = appendProof(nil, epochOf(s.identity), nil, signed.Signature)
+	by := s.identity.Load()
+	parts := e.statement.sign1(by.ID())
+	signed := cose.Sign(by, e.statement.Domain, parts.Protected, parts.Payload)
+	e.proof = appendProof(nil, by, nil, signed.Signature)
 	s.signed.Inc()
 	return nil
 }
@@ -75,18 +96,19 @@ func (s *Signer) signTogether(batch []*entry) {
 		_ = s.signAlone(batch[0])
 		return
 	}
-	id := s.ID()
+	by := s.identity.Load() // one for all: the root has one signature
+	id := by.ID()
 	leaves := make([]cose.Hash, len(batch))
 	for i, e := range batch {
 		leaves[i] = e.statement.sign1(id).Leaf(e.statement.Domain)
 	}
 	var tree cose.Tree
 	tree.Build(leaves)
-	signature := cose.SignRoot(s.identity, id[:], tree.Root())
+	signature := cose.SignRoot(by, id[:], tree.Root())
 	var scratch [cose.ProofOverhead]byte
 	for i, e := range batch {
 		inclusion := tree.AppendProof(scratch[:0], i)
-		e.proof = appendProof(make([]byte, 0, len(inclusion)+len(signature)+16), epochOf(s.identity), inclusion, signature)
+		e.proof = appendProof(make([]byte, 0, len(inclusion)+len(signature)+16), by, inclusion, signature)
 	}
 	s.signed.Add(uint64(len(batch)))
 	s.shared.Inc()

@@ -29,9 +29,10 @@ type EpochSource interface {
 //
 // It remembers up to 2 × 32,768 keys too, under which it has verified something: see [Verifier.VerifyPast].
 type Verifier struct {
-	keys  KeySource
-	roots cache[signedRoot, struct{}]
-	past  cache[agentKey, ed25519.PublicKey] // keys that have verified something
+	keys     KeySource
+	roots    cache[signedRoot, struct{}]
+	underWay underWay
+	past     cache[agentKey, ed25519.PublicKey] // keys that have verified something
 }
 
 // agentKey names a key of an agent.
@@ -59,19 +60,32 @@ func (v *Verifier) Verify(by identity.ID, s Statement, proof []byte) error {
 	return v.verify(by, s, proof, v.lookup)
 }
 
-// VerifyPast is Verify for a statement that was made some time ago: an agent that is no longer known may have
-// been when v verified something of it.
+// VerifyPast is Verify for a statement that was made some time ago. An agent that is no longer known may have
+// been when v verified something of it, and one that is may have had another key: that of an earlier epoch, as
+// its root key said. Whoever has got hold of such a key can make statements that look old; an agent that is revoked
+// has made none.
 func (v *Verifier) VerifyPast(by identity.ID, s Statement, proof []byte) error {
 	return v.verify(by, s, proof, v.lookupPast)
 }
 
-func (v *Verifier) verify(by identity.ID, s Statement, proof []byte, lookup func(agentKey) (ed25519.PublicKey, error)) error {
+// Remember has VerifyPast take an agent's root key for one that it was known by once.
+func (v *Verifier) Remember(agent identity.ID, root ed25519.PublicKey) {
+	v.past.add(agentKey{agent, 0}, root)
+}
+
+// Knows reports whether an agent is known now.
+func (v *Verifier) Knows(agent identity.ID) bool {
+	_, err := v.keys.Lookup(agent)
+	return err == nil
+}
+
+func (v *Verifier) verify(by identity.ID, s Statement, proof []byte, lookup func(agentKey, parts) (ed25519.PublicKey, error)) error {
 	p, err := parse(proof)
 	if err != nil {
 		return err
 	}
 	of := agentKey{by, p.epoch}
-	key, err := lookup(of)
+	key, err := lookup(of, p)
 	if err != nil {
 		return fmt.Errorf("key %d of agent %s: %w", of.epoch, by.Short(), err)
 	}
@@ -96,7 +110,7 @@ func (v *Verifier) signature(by identity.ID, key ed25519.PublicKey, s *Statement
 
 // lookup returns a key that an agent has, or had. Sources that know of no epochs have the root key, which is
 // that of epoch 0.
-func (v *Verifier) lookup(of agentKey) (ed25519.PublicKey, error) {
+func (v *Verifier) lookup(of agentKey, _ parts) (ed25519.PublicKey, error) {
 	if keys, ok := v.keys.(EpochSource); ok {
 		key, err := keys.LookupEpoch(of.agent, of.epoch)
 		return key.Public, err
@@ -108,15 +122,42 @@ func (v *Verifier) lookup(of agentKey) (ed25519.PublicKey, error) {
 	return key.Public, err
 }
 
-// lookupPast returns a key that lookup does, or has.
-func (v *Verifier) lookupPast(of agentKey) (ed25519.PublicKey, error) {
-	key, err := v.lookup(of)
-	if errors.Is(err, identity.ErrUnknown) {
-		if old, known := v.past.get(of); known {
+// lookupPast returns a key that lookup does, or has, or that the agent had in its epoch.
+func (v *Verifier) lookupPast(of agentKey, p parts) (ed25519.PublicKey, error) {
+	key, err := v.lookup(of, p)
+	superseded := errors.Is(err, identity.ErrEpoch) || errors.Is(err, identity.ErrNotInForce)
+	if !superseded && !errors.Is(err, identity.ErrUnknown) {
+		return key, err
+	}
+	if old, known := v.past.get(of); known {
+		return old, nil
+	}
+	if _, known := v.past.get(agentKey{of.agent, 0}); known || superseded {
+		if old := v.formerKey(of, p.statement); old != nil {
 			return old, nil
 		}
 	}
 	return key, err
+}
+
+// formerKey returns the key that an agent's root key has stated for an epoch, nil if it is not known. For epoch 0 that
+// is the root key itself, which any statement names.
+func (v *Verifier) formerKey(of agentKey, statement []byte) ed25519.PublicKey {
+	if of.epoch == 0 {
+		if source, ok := v.keys.(interface{ Statement(identity.ID) []byte }); ok {
+			statement = source.Statement(of.agent)
+		}
+	}
+	s, err := identity.OpenKeys(statement)
+	switch {
+	case err != nil || s.ID != of.agent:
+		return nil
+	case of.epoch == 0:
+		return s.Root
+	case s.Epoch != of.epoch:
+		return nil
+	}
+	return s.Operational
 }
 
 func (v *Verifier) verifyShared(by identity.ID, key ed25519.PublicKey, p parts, leaf cose.Hash) error {
@@ -129,14 +170,48 @@ func (v *Verifier) verifyShared(by identity.ID, key ed25519.PublicKey, p parts, 
 	if copy(root.key[:], key) != len(key) {
 		return ErrForged
 	}
-	if _, known := v.roots.get(root); known {
+	if _, known := v.roots.get(root); known || v.underWay.verify(&root, key) {
+		v.roots.add(root, struct{}{})
 		return nil
 	}
-	if !cose.VerifyRoot(key, by[:], root.root, p.signature) {
-		return ErrForged
+	return ErrForged
+}
+
+// underWay is the verifications that are under way: those who signed together come together, and one works for
+// all. Each caller waits for one, so the callers bound it.
+type underWay struct {
+	mu    sync.Mutex
+	calls map[signedRoot]*call
+}
+
+// call is a verification. Once done is closed, ok tells how it went.
+type call struct {
+	done chan struct{}
+	ok   bool
+}
+
+// verify reports whether the key has signed the root.
+func (u *underWay) verify(root *signedRoot, key ed25519.PublicKey) bool {
+	u.mu.Lock()
+	c, others := u.calls[*root]
+	if !others {
+		if u.calls == nil {
+			u.calls = map[signedRoot]*call{}
+		}
+		c = &call{done: make(chan struct{})}
+		u.calls[*root] = c
 	}
-	v.roots.add(root, struct{}{})
-	return nil
+	u.mu.Unlock()
+	if others {
+		<-c.done
+		return c.ok
+	}
+	c.ok = cose.VerifyRoot(key, root.by[:], root.root, root.signature[:])
+	u.mu.Lock()
+	delete(u.calls, *root)
+	u.mu.Unlock()
+	close(c.done)
+	return c.ok
 }
 
 // signedRoot is a signature that a key made over a root. Messages of a batch arrive one after the other,

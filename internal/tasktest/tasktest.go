@@ -37,30 +37,42 @@ func Claimers(t *testing.T, stores []store.Store, claimers, tasks int) {
 	t.Helper()
 	r := &race{t: t, ids: map[string]bool{}, all: int64(tasks)}
 	for _, s := range stores {
-		m, err := task.New(task.Config{Store: s, Retention: task.Forever, Logger: slog.New(slog.DiscardHandler)})
+		m, err := task.New(task.Config{Store: s, UnsignedUnsafe: true, Retention: task.Forever, Logger: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
 		}
 		r.managers = append(r.managers, m)
 	}
 	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
+	defer func() { stop(); r.recording.Wait() }()
 	history := r.record(ctx)
 	r.submit(tasks)
 	r.run(claimers)
-	r.check(<-history)
+	if t.Failed() {
+		return
+	}
+	select {
+	case steps := <-history:
+		r.check(steps)
+	case <-time.After(patience):
+		t.Errorf("all tasks were reported, and the store does not tell of all of their ends within %v", patience)
+	}
 }
+
+// patience is how long the store may take to tell what has happened.
+const patience = time.Minute
 
 // race is one run of claimers.
 type race struct {
-	t        *testing.T
-	managers []*task.Manager
-	ids      map[string]bool
-	kind     string
-	all      int64
-	ended    atomic.Int64 // tasks that a claimer was told to have completed
-	winners  sync.Map     // by round: who was told to have won it
-	by       sync.Map     // by task: the round that was told to have completed it
+	t         *testing.T
+	managers  []*task.Manager
+	ids       map[string]bool
+	kind      string
+	all       int64
+	ended     atomic.Int64 // tasks that a claimer was told to have completed
+	recording sync.WaitGroup
+	winners   sync.Map // by round: who was told to have won it
+	by        sync.Map // by task: the round that was told to have completed it
 }
 
 // round is one claim of one task.
@@ -74,14 +86,15 @@ func (r *race) record(ctx context.Context) <-chan []task.Task {
 	history := make(chan []task.Task, 1)
 	r.kind = "race-" + task.NewID()
 	started := make(chan struct{})
-	go func() {
-		defer close(history)
+	r.recording.Go(func() {
 		var steps []task.Task
 		var ended int64
 		begun := false
 		for c, err := range r.managers[0].Watch(ctx, task.Filter{Kinds: []string{r.kind}}, 0) {
 			if err != nil {
-				r.t.Errorf("the history of the race: %v", err)
+				if ctx.Err() == nil {
+					r.t.Errorf("the history of the race: %v", err)
+				}
 				if !begun {
 					close(started)
 				}
@@ -101,7 +114,7 @@ func (r *race) record(ctx context.Context) <-chan []task.Task {
 			}
 		}
 		history <- steps
-	}()
+	})
 	<-started
 	return history
 }

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/converge-agents/converge/store"
 )
 
 // stall is after what time without a change a call that waits for some asks whether they are still there.
@@ -23,20 +26,89 @@ func (s *Store) snapshot(ctx context.Context) (*snapshot, error) {
 			return nil, err
 		}
 		_, gaps, filled := s.view.where()
-		info, err := s.state(ctx)
-		if err != nil {
-			return nil, err
-		}
 		if !filled {
 			continue
 		}
-		if err := s.await(ctx, info.State.LastSeq); err != nil {
+		last, err := s.lastSequence(ctx)
+		if err != nil {
 			return nil, err
 		}
-		if snap, ok := s.view.take(info.State.LastSeq, gaps); ok {
+		if err := s.await(ctx, last); err != nil {
+			return nil, err
+		}
+		if snap, ok := s.view.take(last, gaps); ok {
 			return snap, nil
 		}
 	}
+}
+
+// question is one request for the leader's last sequence. Those who come while it is under way wait for the
+// next: what they have to see may have been acknowledged after this one was answered.
+type question struct {
+	answered chan struct{}
+	last     uint64
+	err      error
+}
+
+// questions shares requests among those who ask at the same time.
+type questions struct {
+	mu     sync.Mutex
+	next   *question // not sent yet
+	asking bool
+}
+
+// lastSequence asks for the leader's last sequence at a moment after the call.
+func (s *Store) lastSequence(ctx context.Context) (uint64, error) {
+	q, err := s.question()
+	if err != nil {
+		return 0, err
+	}
+	select {
+	case <-q.answered:
+		return q.last, q.err
+	case <-ctx.Done():
+		return 0, context.Cause(ctx)
+	}
+}
+
+// question returns the next question, and sees to it that it is asked.
+func (s *Store) question() (*question, error) {
+	s.ask.mu.Lock()
+	defer s.ask.mu.Unlock()
+	if s.ask.next == nil {
+		s.ask.next = &question{answered: make(chan struct{})}
+	}
+	if s.ask.asking {
+		return s.ask.next, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, store.ErrClosed
+	}
+	s.ask.asking = true
+	s.spawn(s.askAll)
+	return s.ask.next, nil
+}
+
+// askAll asks until there is no question left.
+func (s *Store) askAll(ctx context.Context) {
+	for q := s.ask.take(); q != nil; q = s.ask.take() {
+		info, err := s.state(ctx)
+		if q.err = err; err == nil {
+			q.last = info.State.LastSeq
+		}
+		close(q.answered)
+	}
+}
+
+// take takes the next question; without one, asking ends.
+func (q *questions) take() *question {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	next := q.next
+	q.next, q.asking = nil, next != nil
+	return next
 }
 
 // await waits until the view is filled and shows the change of a sequence.
@@ -81,7 +153,7 @@ func (v *view) expect(sequence uint64) (*waiter, uint64) {
 	}
 	w := newWaiter("")
 	w.target = target
-	v.waiting = append(v.waiting, w)
+	v.waiting.add(w)
 	return w, v.position
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -302,6 +303,52 @@ func mustDelete(t *testing.T, s store.Store, key string, rev store.Revision) {
 	}
 }
 
+// TestWatchersShareOneConsumer has many watchers of one store: the server knows of one.
+func TestWatchersShareOneConsumer(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t, server.Options{})
+	bucket := newBucket()
+	s := b.open(t, natskv.Config{Bucket: bucket})
+	stream, err := b.connect(t).Stream(t.Context(), "KV_"+bucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var synced, heard sync.WaitGroup
+	for i := range 200 {
+		synced.Add(1)
+		heard.Go(func() { hearOne(ctx, t, s, fmt.Sprint("w/", i), &synced) })
+	}
+	synced.Wait()
+	if info, err := stream.Info(t.Context()); err != nil || info.State.Consumers != 1 {
+		t.Errorf("200 watchers have %d consumers, %v", info.State.Consumers, err)
+	}
+	for i := range 200 {
+		mustPut(t, s, fmt.Sprint("w/", i), "", 0)
+	}
+	heard.Wait()
+	s.Close()
+	if info, err := stream.Info(t.Context()); err != nil || info.State.Consumers != 0 {
+		t.Errorf("a store that is closed has %d consumers, %v", info.State.Consumers, err)
+	}
+}
+
+// hearOne watches until the first change of a key.
+func hearOne(ctx context.Context, t *testing.T, s store.Store, key string, synced *sync.WaitGroup) {
+	for ev, err := range s.Watch(ctx, key, 0) {
+		switch {
+		case err != nil:
+			t.Errorf("Watch of %s: %v", key, err)
+			return
+		case ev.Op == store.OpSynced:
+			synced.Done()
+		case ev.Entry.Key == key:
+			return
+		}
+	}
+}
+
 // TestBucketMadeAnewIsNotTakenForTheOld deletes the bucket under a store that watches.
 func TestBucketMadeAnewIsNotTakenForTheOld(t *testing.T) {
 	t.Parallel()
@@ -336,6 +383,29 @@ func TestBucketMadeAnewIsNotTakenForTheOld(t *testing.T) {
 			t.Errorf("a watch from a revision of the old bucket gives %v", err)
 		}
 		break
+	}
+}
+
+func TestRevisionsSurviveRestartOfEmptyBucket(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t, server.Options{SyncAlways: true})
+	s := b.open(t, natskv.Config{})
+	if keys := list(t, s); keys != "" {
+		t.Fatalf("List gives %s", keys)
+	}
+	before := store.Revision(time.Now().Add(-time.Minute).UnixMilli()) << 9
+	for i := range 2 {
+		b.stop()
+		b.start(t)
+		rev := mustPut(t, s, "a", "1", 0)
+		if rev <= before {
+			t.Fatalf("in life %d the revision is %d, and was %d or more", i, rev, before)
+		}
+		before = rev
+		if keys := list(t, s); keys != "a=1" {
+			t.Errorf("List gives %s", keys)
+		}
+		mustDelete(t, s, "a", rev)
 	}
 }
 

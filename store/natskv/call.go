@@ -62,13 +62,15 @@ func newEra() *era {
 // watchConnection ends what waits for answers when the connection breaks.
 func (s *Store) watchConnection(ctx context.Context) {
 	lost := s.conn.StatusChanged(client.DISCONNECTED, client.RECONNECTING, client.CLOSED)
-	defer s.conn.RemoveStatusListener(lost)
+	defer func(lost chan client.Status) { s.conn.RemoveStatusListener(lost) }(lost)
 	for {
 		select {
-		case <-lost:
+		case _, open := <-lost:
+			if !open { // the connection is closed for good
+				lost = nil
+			}
 			s.era.Swap(newEra()).end()
 		case <-ctx.Done():
-			s.era.Load().end()
 			return
 		}
 	}

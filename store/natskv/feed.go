@@ -37,8 +37,15 @@ func (s *Store) needFeed() {
 func (s *Store) spawn(run func(context.Context)) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	s.lastCall++
-	s.calls[s.lastCall] = cancel
-	s.running.Go(func() { run(ctx) })
+	id := s.lastCall
+	s.calls[id] = cancel
+	s.running.Go(func() {
+		run(ctx)
+		cancel(nil)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.calls, id)
+	})
 }
 
 // feed keeps the view up to date until the store closes.
@@ -78,8 +85,7 @@ func (s *Store) follow(ctx context.Context) error {
 		if d.isEntry() {
 			s.puts.add(d.sequence)
 		}
-		s.view.apply(d)
-		s.noticed(d)
+		s.noticed(d, s.view.apply(d))
 	}
 }
 
@@ -202,7 +208,9 @@ func (c *consumer) next(ctx context.Context, limit time.Duration) (*change, erro
 	}
 	d, err := c.store.config.decode(m.Subject(), m.Headers(), m.Data(), meta.Sequence.Stream)
 	if err != nil {
-		c.store.log.Warn("natskv: passed over a message that is no entry", "subject", clip(m.Subject()), "sequence", meta.Sequence.Stream)
+		if n := c.store.rarely.count(); n > 0 {
+			c.store.log.Warn("natskv: passed over messages that are no entries", "messages", n, "subject", clip(m.Subject()), "sequence", meta.Sequence.Stream)
+		}
 		return &change{sequence: meta.Sequence.Stream, deleted: true}, nil
 	}
 	return d, nil

@@ -49,6 +49,25 @@ func (h *health) trouble() error {
 	return h.err
 }
 
+// rarely counts what is logged once a minute only.
+type rarely struct {
+	mu    sync.Mutex
+	since time.Time
+	n     int
+}
+
+// count returns how many there were since it last did, or 0 while it is too early to say so again.
+func (r *rarely) count() (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.n++
+	if time.Since(r.since) < time.Minute {
+		return 0
+	}
+	n, r.n, r.since = r.n, 0, time.Now()
+	return n
+}
+
 // Healthy returns nil if the store is connected and, where somebody lists or watches, follows the bucket. It
 // does not ask the server; a call that does, Now for instance, tells more.
 func (s *Store) Healthy() error {

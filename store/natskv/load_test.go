@@ -220,7 +220,7 @@ func TestStoresRaceOnOneBucket(t *testing.T) {
 	bucket := newBucket()
 	var stores []*natskv.Store
 	for range 3 {
-		stores = append(stores, b.open(t, natskv.Config{Bucket: bucket}))
+		stores = append(stores, b.open(t, natskv.Config{Bucket: bucket, History: 1 << 16}))
 	}
 	seen := watchAll(t, stores[2])
 	l := startLoad(t, stores[:2]...)
@@ -234,7 +234,7 @@ func TestServerRestartUnderLoadLosesNothing(t *testing.T) {
 	bucket := newBucket()
 	var stores []*natskv.Store
 	for range 3 {
-		stores = append(stores, b.open(t, natskv.Config{Bucket: bucket}))
+		stores = append(stores, b.open(t, natskv.Config{Bucket: bucket, History: 1 << 16}))
 	}
 	seen := watchAll(t, stores[2])
 	l := startLoad(t, stores[:2]...)
@@ -254,7 +254,7 @@ func TestNodeOfClusterStopsUnderLoad(t *testing.T) {
 	var stores []*natskv.Store
 	js := connect(t, c.url())
 	for range 3 {
-		stores = append(stores, open(t, natskv.Config{JetStream: connect(t, c.url()), Bucket: bucket, Patience: patience}))
+		stores = append(stores, open(t, natskv.Config{JetStream: connect(t, c.url()), Bucket: bucket, History: 1 << 16, Patience: patience}))
 	}
 	seen := watchAll(t, stores[2])
 	l := startLoad(t, stores[:2]...)

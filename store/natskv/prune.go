@@ -65,17 +65,11 @@ func (s *Store) removed(ctx context.Context, key string, sequence uint64) {
 
 // noticed follows each change that the feed brings. Markers from before it began are those of stores that
 // are gone, or of others that remove them too, which does no harm.
-func (s *Store) noticed(d *change) {
+func (s *Store) noticed(d *change, loading bool) {
 	s.purge.advance(d.sequence)
-	if d.deleted && d.key != "" && s.view.isLoading(d.sequence) {
+	if d.deleted && d.key != "" && loading {
 		s.keepMarker(marker{d.key, d.sequence, time.Now()})
 	}
-}
-
-func (v *view) isLoading(sequence uint64) bool {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return sequence <= v.loaded
 }
 
 func (s *Store) keepMarker(m marker) {

@@ -3,7 +3,9 @@
 package natskv_test
 
 import (
+	"errors"
 	"testing"
+	"time"
 
 	"github.com/converge-agents/converge/store"
 	"github.com/converge-agents/converge/store/natskv"
@@ -17,6 +19,33 @@ func TestStoreOnCluster(t *testing.T) {
 	})
 }
 
+// TestWithoutQuorumNothingIsAcknowledged leaves one server of three.
+func TestWithoutQuorumNothingIsAcknowledged(t *testing.T) {
+	c := startCluster(t, 3)
+	s := open(t, natskv.Config{JetStream: connect(t, c[0].address()), Patience: 5 * time.Second})
+	rev := mustPut(t, s, "a", "1", 0)
+	c[1].stop()
+	c[2].stop()
+	_, err := s.Put(t.Context(), "a", []byte("2"), rev)
+	if !errors.Is(err, natskv.ErrUnavailable) {
+		t.Fatalf("Put without a quorum gives %v", err)
+	}
+	t.Log(err)
+	hint(t, err, "half of")
+	if err := s.Delete(t.Context(), "a", rev); !errors.Is(err, natskv.ErrUnavailable) {
+		t.Fatalf("Delete without a quorum gives %v", err)
+	}
+	c[1].start(t)
+	until(t, "the cluster has a leader", func() bool {
+		e, err := s.Get(t.Context(), "a")
+		if err == nil {
+			rev = e.Revision
+		}
+		return err == nil || errors.Is(err, store.ErrNotFound)
+	})
+	c[2].start(t)
+}
+
 // TestNodesOfClusterStopInTurn stops whichever server leads, again and again.
 func TestNodesOfClusterStopInTurn(t *testing.T) {
 	c := startCluster(t, 3)
@@ -24,7 +53,7 @@ func TestNodesOfClusterStopInTurn(t *testing.T) {
 	js := connect(t, c.url())
 	var stores []*natskv.Store
 	for range 3 {
-		stores = append(stores, open(t, natskv.Config{JetStream: connect(t, c.url()), Bucket: bucket, Patience: patience}))
+		stores = append(stores, open(t, natskv.Config{JetStream: connect(t, c.url()), Bucket: bucket, History: 1 << 16, Patience: patience}))
 	}
 	seen := watchAll(t, stores[2])
 	l := startLoad(t, stores[:2]...)

@@ -32,7 +32,9 @@ type Store struct {
 	era    atomic.Pointer[era]
 	purge  pruner
 	room   room
+	ask    questions
 	health health
+	rarely rarely // for messages that are no entries
 	origin origin
 
 	settling sync.Mutex
@@ -100,6 +102,9 @@ func (s *Store) ensure(ctx context.Context) error {
 	}
 	if most := s.conn.MaxPayload(); most < store.MaxValue+headerRoom {
 		s.log.Warn("natskv: the server's max_payload is too small for the largest values", "max_payload", most, "want", store.MaxValue+headerRoom)
+	}
+	if s.conn.ConnectedClusterName() != "" && s.stream.CachedInfo().Config.Replicas == 1 {
+		s.log.Warn("natskv: the bucket is on one server of the cluster only; it is gone for as long as that server is")
 	}
 	s.room.limit = roomFor(s.stream.CachedInfo().Config.MaxBytes)
 	s.room.set(s.stream.CachedInfo().State.Bytes)

@@ -2,7 +2,6 @@ package natskv
 
 import (
 	"context"
-	"slices"
 	"strings"
 	"sync"
 
@@ -23,7 +22,7 @@ type view struct {
 	life     int                    // counts the buckets of this name that the store has seen
 	loaded   uint64                 // until the position is here, the copy is being filled
 	ready    bool                   // loaded is known
-	waiting  []*waiter
+	waiting  waiters
 }
 
 // waiter waits for a change under its prefix, or for the position to reach target.
@@ -33,9 +32,38 @@ type waiter struct {
 	target uint64 // 0 for a watcher
 	life   int
 	woken  chan struct{} // holds one
+	index  int           // among those that wait; -1 while it does not
 }
 
-func newWaiter(prefix string) *waiter { return &waiter{prefix: prefix, woken: make(chan struct{}, 1)} }
+func newWaiter(prefix string) *waiter {
+	return &waiter{prefix: prefix, woken: make(chan struct{}, 1), index: -1}
+}
+
+// waiters are those that wait, in no order.
+type waiters []*waiter
+
+func (l *waiters) add(w *waiter) {
+	w.index = len(*l)
+	*l = append(*l, w)
+}
+
+func (l *waiters) remove(w *waiter) {
+	end := len(*l) - 1
+	moved := (*l)[end]
+	(*l)[w.index], moved.index = moved, w.index
+	(*l)[end], w.index = nil, -1
+	*l = (*l)[:end]
+}
+
+// wake ends the wait of those for whom due returns true.
+func (l *waiters) wake(due func(*waiter) bool) {
+	for i := len(*l) - 1; i >= 0; i-- {
+		if w := (*l)[i]; due(w) {
+			l.remove(w)
+			w.woken <- struct{}{}
+		}
+	}
+}
 
 func newView(maxLog int) *view {
 	v := &view{maxLog: uint64(maxLog), log: ring{most: min(maxLog, maxRing)}}
@@ -68,24 +96,30 @@ func (v *view) restart(loaded uint64, empty bool) {
 func (v *view) gap(before uint64) {
 	v.gaps++
 	v.log.restart(v.position + 1)
-	v.waiting = slices.DeleteFunc(v.waiting, func(w *waiter) bool {
-		if w.target > 0 {
-			return false
+	if v.isLoading(before) {
+		return // nobody watches yet
+	}
+	v.waiting.wake(func(w *waiter) bool {
+		if w.target == 0 {
+			w.seen = max(w.seen, before)
 		}
-		w.seen = max(w.seen, before)
-		return w.wake()
+		return w.target == 0
 	})
 }
 
-// apply takes a change in. One that is not later than the position has come before.
-func (v *view) apply(d *change) {
+// isLoading reports whether the view was being filled at a position. It wants mu held.
+func (v *view) isLoading(position uint64) bool { return !v.ready || position < v.loaded }
+
+// apply takes a change in. One that is not later than the position has come before. It tells whether the view was
+// being filled.
+func (v *view) apply(d *change) (loading bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if d.sequence <= v.position {
-		return
+	before := v.position
+	if d.sequence <= before {
+		return false
 	}
-	if d.sequence != v.position+1 {
-		before := v.position
+	if d.sequence != before+1 {
 		v.position = d.sequence - 1
 		v.gap(before)
 	}
@@ -97,7 +131,14 @@ func (v *view) apply(d *change) {
 		v.entries.Delete(d)
 	}
 	v.log.add(d)
-	v.wake(d)
+	if !v.isLoading(before) {
+		v.wake(d)
+		return false
+	}
+	if !v.isLoading(v.position) {
+		v.wakeAll()
+	}
+	return true
 }
 
 // skip moves the position over changes that are no longer there.
@@ -113,38 +154,28 @@ func (v *view) skip(from, to uint64) {
 
 // wake ends the wait of those whom a change concerns. It wants mu held.
 func (v *view) wake(d *change) {
-	v.waiting = slices.DeleteFunc(v.waiting, func(w *waiter) bool {
+	v.waiting.wake(func(w *waiter) bool {
 		if w.target > 0 {
-			return w.target <= v.position && w.wake()
+			return w.target <= v.position
 		}
 		if !strings.HasPrefix(d.key, w.prefix) {
 			return false
 		}
 		w.seen = max(w.seen, d.sequence-1)
-		return w.wake()
+		return true
 	})
 }
 
-func (v *view) wakeAll() {
-	for _, w := range v.waiting {
-		w.wake()
-	}
-	v.waiting = nil
-}
-
-func (w *waiter) wake() bool {
-	w.woken <- struct{}{}
-	return true
-}
+func (v *view) wakeAll() { v.waiting.wake(func(*waiter) bool { return true }) }
 
 func (v *view) forget(w *waiter) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.waiting = slices.DeleteFunc(v.waiting, func(other *waiter) bool { return other == w })
-	select {
-	case <-w.woken: // woken in the meantime
-	default:
+	if w.index >= 0 {
+		v.waiting.remove(w)
+		return
 	}
+	<-w.woken // in the meantime
 }
 
 func (v *view) clear() {

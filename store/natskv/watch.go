@@ -65,11 +65,11 @@ func (s *Store) resume(ctx context.Context, w *waiter, after uint64) error {
 	}
 	position, life := s.view.at()
 	if after > position {
-		info, err := s.state(ctx)
+		last, err := s.lastSequence(ctx)
 		if err != nil {
 			return err
 		}
-		if after > info.State.LastSeq {
+		if after > last {
 			return store.ErrCompacted
 		}
 	}
@@ -169,7 +169,7 @@ func (v *view) park(w *waiter) bool {
 	if w.life != v.life || w.seen < v.position {
 		return false
 	}
-	v.waiting = append(v.waiting, w)
+	v.waiting.add(w)
 	return true
 }
 

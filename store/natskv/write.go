@@ -1,6 +1,7 @@
 package natskv
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,6 +44,7 @@ type writing struct {
 
 func (w *writing) run(ctx context.Context) (uint64, *change, error) {
 	for {
+		var refused error
 		sequence, err := w.attempt(ctx)
 		switch {
 		case err == nil:
@@ -52,6 +54,7 @@ func (w *writing) run(ctx context.Context) (uint64, *change, error) {
 			if !errors.Is(err, errUnmoved) {
 				return sequence, last, err
 			}
+			refused = err
 		case isFull(err):
 			return 0, nil, fmt.Errorf("%w: %w", store.ErrFull, err)
 		case errors.Is(err, jetstream.ErrStreamMessageExceedsMaximum), errors.Is(err, client.ErrMaxPayload):
@@ -60,7 +63,7 @@ func (w *writing) run(ctx context.Context) (uint64, *change, error) {
 		case isFinal(err) && ctx.Err() == nil:
 			return 0, nil, err
 		}
-		if err := w.retry.pause(ctx, w.store.config.Patience, err); err != nil {
+		if err := w.retry.pause(ctx, w.store.config.Patience, cmp.Or(refused, err)); err != nil {
 			return 0, nil, err
 		}
 	}

@@ -72,11 +72,14 @@ func TestFullStoreAnswersEachChange(t *testing.T) {
 	wantCount(t, s, len(revisions))
 }
 
+// wantCount may be called in any goroutine.
 func wantCount(t *testing.T, s store.Store, want int) {
 	t.Helper()
 	n := 0
 	for _, err := range s.List(t.Context(), "") {
-		must(t, err)
+		if err != nil {
+			t.Errorf("List: %v", err)
+		}
 		n++
 	}
 	if n != want {
@@ -133,7 +136,7 @@ func TestCloseWritesWhatWaits(t *testing.T) {
 	}
 }
 
-const many = 2000 // more than a page
+const many = 700 // more than a page
 
 func filled(t *testing.T, c sqlite.Config) *sqlite.Store {
 	s := open(t, c)

@@ -189,7 +189,7 @@ func killLoops(t *testing.T, loops int) {
 	told := acknowledged{}
 	for i := range loops {
 		cmd, out := start(t, "write", path)
-		told.read(out, 20+i*37%200, func() { cmd.Process.Kill() })
+		told.read(out, 20+i*37%100, func() { cmd.Process.Kill() })
 		cmd.Wait()
 		s := open(t, sqlite.Config{Path: path})
 		told.check(t, s)

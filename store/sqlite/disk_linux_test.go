@@ -202,13 +202,11 @@ func failingDisk(path string) error {
 	if err := <-watch; !errors.Is(err, sqlite.ErrFailed) {
 		return fmt.Errorf("Watch ends with %w, want ErrFailed", err)
 	}
-	for name, err := range afterFailure(ctx, s) {
-		if !errors.Is(err, sqlite.ErrFailed) {
-			return fmt.Errorf("%s gives %w, want ErrFailed", name, err)
-		}
+	if err := wantAll(s, sqlite.ErrFailed); err != nil {
+		return err
 	}
-	s.Close()
-	return nil
+	s.Close() // may say that the log could not be moved into the database
+	return wantAll(s, store.ErrClosed)
 }
 
 func endOf(s store.Store) error {
@@ -220,13 +218,19 @@ func endOf(s store.Store) error {
 	return errors.New("no error")
 }
 
-// afterFailure returns what each method answers.
-func afterFailure(ctx context.Context, s store.Store) map[string]error {
+// wantAll calls each method and wants one error.
+func wantAll(s store.Store, want error) error {
+	ctx := context.Background()
 	answers := map[string]error{"Watch": endOf(s), "Delete": s.Delete(ctx, "fill/0", 1)}
 	_, answers["Get"] = s.Get(ctx, "fill/0")
 	_, answers["Put"] = s.Put(ctx, "later", nil, 0)
 	for _, err := range s.List(ctx, "") {
 		answers["List"] = err
 	}
-	return answers
+	for name, err := range answers {
+		if !errors.Is(err, want) {
+			return fmt.Errorf("%s gives %w, want %w", name, err, want)
+		}
+	}
+	return nil
 }

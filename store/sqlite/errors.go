@@ -27,7 +27,7 @@ const (
 	hintForeign = "choose another path for the store; this file was left as it is"
 	hintNewer   = "run the version of Converge that wrote it, or a newer one"
 	hintAccess  = "the user that runs Converge has to be able to write the directory and the files of the store"
-	hintFull    = "free space on the disk, or raise MaxBytes; then open the store again"
+	hintFull    = "free space on the disk, delete entries, or raise MaxBytes"
 )
 
 // hinted is an error that comes with advice.
@@ -59,7 +59,7 @@ func code(err error) int {
 func explained(err error) error {
 	switch code(err) {
 	case codes.SQLITE_FULL:
-		return fmt.Errorf("%w: %w", store.ErrFull, err)
+		return &hinted{fmt.Errorf("%w: %w", store.ErrFull, err), hintFull}
 	case codes.SQLITE_BUSY, codes.SQLITE_LOCKED:
 		return fmt.Errorf("%w: %w", ErrBusy, err)
 	case codes.SQLITE_CORRUPT, codes.SQLITE_NOTADB:

@@ -84,15 +84,18 @@ func create(path string) error {
 	if err := fill(draft); err != nil {
 		return explained(err)
 	}
+	if err := syncFile(draft); err != nil {
+		return access(err)
+	}
 	if err := os.Rename(draft, path); err != nil {
 		return access(err)
 	}
 	return syncDir(filepath.Dir(path))
 }
 
-// fill writes the schema with a journal that leaves one file.
+// fill writes the schema without a journal and without syncs: nobody goes on with a draft that was left.
 func fill(path string) error {
-	c, err := dial(path, []setting{{"synchronous", int64(2)}, {"journal_mode", "delete"}, {"page_size", int64(4096)}})
+	c, err := dial(path, []setting{{"journal_mode", "memory"}, {"synchronous", int64(0)}, {"page_size", int64(pageSize)}})
 	if err != nil {
 		return err
 	}
@@ -101,4 +104,12 @@ func fill(path string) error {
 		err = migrate(c, migrations)
 	}
 	return errors.Join(err, c.close())
+}
+
+func syncFile(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }

@@ -51,6 +51,9 @@ func (s *Store) watch(ctx context.Context, prefix string, after store.Revision, 
 	if err := store.CheckPrefix(prefix); err != nil {
 		return err
 	}
+	if err := s.writer.check(); err != nil {
+		return err
+	}
 	if after == 0 {
 		more := true
 		now, err := s.each(ctx, prefix, func(e store.Entry) bool {
@@ -123,7 +126,7 @@ func (l *loop) start(ctx context.Context, prefix string) error {
 
 // next reads a page, and gives the connection back when there is nothing after it.
 func (l *loop) next() error {
-	if err := l.store.writer.failure(); err != nil {
+	if err := l.store.writer.check(); err != nil {
 		return err
 	}
 	clear(l.page)

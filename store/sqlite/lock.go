@@ -1,24 +1,37 @@
 package sqlite
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // errHeld is the answer of tryLock when another has the lock.
 var errHeld = errors.New("held")
 
+// How long acquire waits for a lock. A process that is killed while it starts a program leaves it, for a moment, with
+// the child that has yet to become that program.
+const (
+	lockPatience = time.Second
+	lockRetry    = 10 * time.Millisecond
+)
+
 // acquire takes the lock on a database, which the system releases when the process ends, however it ends.
 // The file stays: to remove it would let two processes lock two files of one name.
-func acquire(path string) (*os.File, error) {
+func acquire(ctx context.Context, path string) (*os.File, error) {
 	f, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, access(err)
 	}
-	switch err := tryLock(f); {
+	err = tryLock(f)
+	for end := time.Now().Add(lockPatience); errors.Is(err, errHeld) && ctx.Err() == nil && time.Now().Before(end); err = tryLock(f) {
+		time.Sleep(lockRetry)
+	}
+	switch {
 	case errors.Is(err, errHeld):
 		defer f.Close()
 		return nil, &hinted{fmt.Errorf("%w: %s has locked %q", ErrLocked, holder(f), f.Name()), hintLocked}

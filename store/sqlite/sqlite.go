@@ -118,7 +118,7 @@ func open(ctx context.Context, config Config) (*Store, error) {
 	if _, err := exists(config.Path); err != nil { // before a lock is left beside something else
 		return nil, err
 	}
-	lock, err := acquire(config.Path)
+	lock, err := acquire(ctx, config.Path)
 	if err != nil {
 		return nil, err
 	}
@@ -237,7 +237,7 @@ func (s *Store) get(ctx context.Context, key string) (store.Entry, error) {
 
 // reader borrows a connection from a store that works.
 func (s *Store) reader(ctx context.Context) (*reader, error) {
-	if err := s.writer.failure(); err != nil {
+	if err := s.writer.check(); err != nil {
 		return nil, err
 	}
 	return s.readers.borrow(ctx)

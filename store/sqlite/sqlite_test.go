@@ -89,11 +89,12 @@ func open(t testing.TB, c sqlite.Config) *sqlite.Store {
 	return s
 }
 
+// put may be called in any goroutine.
 func put(t testing.TB, s store.Store, key, value string, rev store.Revision) store.Revision {
 	t.Helper()
 	written, err := s.Put(t.Context(), key, []byte(value), rev)
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
 	}
 	return written
 }

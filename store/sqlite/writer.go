@@ -77,28 +77,41 @@ func newWriter(c *conn, log *changes.Log, last store.Revision, config Config) (*
 // do hands a change to the writer and waits for the outcome.
 func (w *writer) do(ctx context.Context, r *request) (store.Revision, error) {
 	r.ctx, r.done = ctx, make(chan struct{})
-	if w.isClosing() {
-		return 0, store.ErrClosed
-	}
-	select {
-	case w.requests <- r:
-	case <-w.closing:
-		return 0, store.ErrClosed
-	case <-ctx.Done():
-		return 0, context.Cause(ctx)
+	if err := w.enqueue(ctx, r); err != nil {
+		return 0, err
 	}
 	select {
 	case <-r.done:
-		return r.Revision, r.err
 	case <-ctx.Done():
 		return 0, context.Cause(ctx)
-	case <-w.finished: // r may have slipped in after the last look at the queue
-		select {
-		case <-r.done:
-			return r.Revision, r.err
-		default:
+	case <-w.finished:
+		if !r.isDone() { // it slipped in after the last look at the queue
 			return 0, store.ErrClosed
 		}
+	}
+	return r.Revision, r.err
+}
+
+func (w *writer) enqueue(ctx context.Context, r *request) error {
+	if w.isClosing() {
+		return store.ErrClosed
+	}
+	select {
+	case w.requests <- r:
+		return nil
+	case <-w.closing:
+		return store.ErrClosed
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (r *request) isDone() bool {
+	select {
+	case <-r.done:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -304,6 +317,14 @@ func (w *writer) settle(err error) error {
 	w.log.Close(err)
 	w.logger.Error("the store has failed", "error", err)
 	return err
+}
+
+// check returns why nothing can be done with the store, nil if it is well.
+func (w *writer) check() error {
+	if w.isClosing() {
+		return store.ErrClosed
+	}
+	return w.failure()
 }
 
 // failure returns why the store has failed, nil if it has not.

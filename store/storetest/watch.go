@@ -266,7 +266,7 @@ func RunCompaction(t *testing.T, open func(t *testing.T) store.Store) {
 		defer s.Close()
 		w := watch(t, s, "", 0)
 		w.want("synced")
-		fill(t, s, "a/", 4096)
+		fill(t, s, "a/", 2048)
 		wantError(t, "Watch that was left behind", drain(w), store.ErrCompacted)
 	})
 }

@@ -217,7 +217,7 @@ func (d *doing) end(i int, r result, a answer, err error) {
 	}
 	if o.Kind == OpClaim {
 		result.Claim.TaskID, result.Claim.Agent, result.Claim.Epoch = o.TaskID, r.task.Claimant, r.task.Epoch
-		result.Claim.Submission, _ = r.task.Spec.Digest() // of what it was shown, whatever the host has
+		result.Claim.Submission = r.task.Spec.Digest() // of what it was shown, whatever the host has
 		result.Task.ClaimExpires = utc(result.Claim.Expires)
 	}
 }

@@ -36,10 +36,10 @@ func Example() {
 	host := config()
 	host.Agent = must(role.NewHost(remote.HostConfig{Tasks: tasks, Allow: remote.AllowAll, Logger: quiet}))
 	host.SendTimeout = role.HostSendTimeout
-	coordinator := must(role.NewCoordinator(role.CoordinatorConfig{Verifier: verifier, Tasks: []task.Spec{
+	boss := config()
+	coordinator := must(role.NewCoordinator(role.CoordinatorConfig{ID: boss.Identity.ID(), Verifier: verifier, Tasks: []task.Spec{
 		{Kind: "shout", Capabilities: []string{"shout"}, Params: json.RawMessage(`{}`)},
 	}}))
-	boss := config()
 	boss.Agent, boss.Tasks = coordinator, tasks
 
 	// Another one has a worker.

@@ -49,6 +49,7 @@ type site struct {
 	registry *identity.Registry
 	store    store.Store
 	tasks    *task.Manager
+	verifier *task.Verifier // nil where signatures are not what a test is about
 	policy   remote.Policy
 	stop     func() // Hanna's place, as if its machine were switched off
 	desk     *remote.Host
@@ -82,9 +83,10 @@ func (s *site) setPools(pools map[identity.ID][]string) { s.pools.Store(&pools) 
 
 // open starts Hanna's place.
 func (s *site) open() {
-	s.tasks = must(task.New(task.Config{Store: s.store, UnsignedUnsafe: true, Logger: quiet, Member: func(pool string, agent identity.ID) bool {
-		return slices.Contains(s.poolsOf(agent), pool)
-	}}))
+	s.tasks = must(task.New(task.Config{
+		Store: s.store, Verifier: s.verifier, UnsignedUnsafe: s.verifier == nil, Logger: quiet,
+		Member: func(pool string, agent identity.ID) bool { return slices.Contains(s.poolsOf(agent), pool) },
+	}))
 	s.desk = must(remote.NewHost(remote.HostConfig{Tasks: s.tasks, Allow: s.policy, Pools: s.poolsOf, Logger: quiet}))
 	s.stop = s.serve(s.desk)
 }

@@ -97,7 +97,7 @@ func TestKeyUnderForeignIDProvesNothing(t *testing.T) {
 func TestProofIsNoMessageAndNoMessageIsAProof(t *testing.T) {
 	client, _, want := agreement(t)
 	id := client.ID()
-	for _, domain := range []cose.Domain{cose.DomainMessage, cose.DomainDescriptor, cose.DomainKeys, cose.DomainDelegation, cose.DomainReceipt, cose.DomainBallot} {
+	for _, domain := range []cose.Domain{cose.DomainMessage, cose.DomainDescriptor, cose.DomainKeys, cose.DomainDelegation, cose.DomainReceipt, cose.DomainBallot, cose.DomainTask, cose.DomainResult} {
 		other := cose.SignStatement(client, id[:], domain, proofType, want.append(nil))
 		if _, err := openProof(other, want, time.Now()); !errors.Is(err, errBadProof) {
 			t.Errorf("what was signed under %s opened as a proof: %v", domain, err)
