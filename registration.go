@@ -21,7 +21,8 @@ func (r *Runtime) register(ctx context.Context) (stop func(), err error) {
 		Capabilities: r.config.Capabilities,
 		Endpoints:    r.config.Endpoints,
 	}
-	if _, err := service.Register(ctx, r.signer.Identity(), d); err != nil {
+	id := r.signer.Identity()
+	if _, err := service.Register(ctx, id, d); err != nil {
 		return nil, err
 	}
 	renewal := &renewal{every: service.TTL() / 2, renew: func() {
@@ -31,6 +32,9 @@ func (r *Runtime) register(ctx context.Context) (stop func(), err error) {
 	}}
 	renewal.start()
 	r.registered.Store(renewal)
+	if r.signer.Identity() != id { // it was rotated meanwhile
+		renewal.hurry()
+	}
 	return func() {
 		r.registered.Store(nil)
 		renewal.stop()

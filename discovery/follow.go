@@ -194,7 +194,7 @@ func (f *follower) follow(ctx context.Context) (synced bool, err error) {
 		case store.OpPut:
 			s.update(func() []change { return s.take(ctx, event.Entry, pass) })
 		case store.OpDelete:
-			s.update(func() []change { return s.unlist(event.Entry.Key) })
+			s.update(func() []change { return s.unlist(event.Entry) })
 		case store.OpSynced:
 			s.update(func() []change { return s.unlistUnseen(pass) })
 			if synced = true; !isClosed(f.synced) {

@@ -103,9 +103,11 @@ func (s *Service) tryImport(ctx context.Context, raw []byte, admit func(Descript
 			return fail(ErrOld)
 		}
 	}
-	if _, err := s.store.Put(ctx, s.key(d.ID), raw, entry.Revision); err != nil {
+	revision, err := s.store.Put(ctx, s.key(d.ID), raw, entry.Revision)
+	if err != nil {
 		return fail(err)
 	}
+	s.written(ctx, store.Entry{Key: s.key(d.ID), Value: raw, Revision: revision})
 	return d, nil
 }
 

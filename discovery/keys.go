@@ -139,9 +139,11 @@ func (s *Service) tryPublishStatement(ctx context.Context, raw []byte) (changed 
 	if !changed {
 		return false, nil
 	}
-	if _, err := s.store.Put(ctx, key, raw, entry.Revision); err != nil {
+	revision, err := s.store.Put(ctx, key, raw, entry.Revision)
+	if err != nil {
 		return fail(err)
 	}
+	s.written(ctx, store.Entry{Key: key, Value: raw, Revision: revision})
 	return true, nil
 }
 

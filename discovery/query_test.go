@@ -223,6 +223,34 @@ func TestOnlyWhoIsAdmittedCounts(t *testing.T) {
 	})
 }
 
+// TestServiceFindsAtOnceWhatItHasPublished does not wait for the watch.
+func TestServiceFindsAtOnceWhatItHasPublished(t *testing.T) {
+	s := newService(t, newStore(t), discovery.Config{})
+	registry := identity.NewRegistry(0)
+	p := must(s.Populate(t.Context(), registry))
+	defer p.Close()
+	for range 100 {
+		register(t, s, alice, discovery.Descriptor{Name: "a"})
+		if d, err := s.Lookup(t.Context(), alice.ID()); err != nil || d.Name != "a" {
+			t.Fatalf("registered: %+v, %v", d, err)
+		}
+		if _, err := registry.Lookup(alice.ID()); err != nil {
+			t.Fatal(err)
+		}
+		withdraw(t, s, alice)
+		if d, err := s.Lookup(t.Context(), alice.ID()); !errors.Is(err, discovery.ErrNotFound) {
+			t.Fatalf("withdrawn: %+v, %v", d, err)
+		}
+	}
+	register(t, s, alice, discovery.Descriptor{})
+	if err := s.PublishStatement(t.Context(), must(alice.Revoke(nil))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := registry.Lookup(alice.ID()); !errors.Is(err, identity.ErrRevoked) {
+		t.Errorf("revoked: %v", err)
+	}
+}
+
 func TestFollowAgainAfterAFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broken := errors.New("disk on fire")

@@ -161,10 +161,19 @@ func (s *Service) tryPublish(ctx context.Context, id *identity.Identity, d Descr
 	if err != nil {
 		return Descriptor{}, err
 	}
-	if _, err := s.store.Put(ctx, key, raw, entry.Revision); err != nil {
+	revision, err := s.store.Put(ctx, key, raw, entry.Revision)
+	if err != nil {
 		return Descriptor{}, fmt.Errorf("publish descriptor of %s: %w", id.ID(), err)
 	}
+	s.written(ctx, store.Entry{Key: key, Value: raw, Revision: revision})
 	return d, nil
+}
+
+// written has what this service has put into the store count at once, where the watch would show it soon.
+func (s *Service) written(ctx context.Context, entry store.Entry) {
+	if s.current() != nil {
+		s.update(func() []change { return s.take(ctx, entry, 0) })
+	}
 }
 
 // setKey fills in the root key and, if d has none, the statement of the identity.

@@ -146,7 +146,9 @@ func (s *Service) accept(d Descriptor, key signerKey, revision store.Revision, p
 	defer s.mu.Unlock()
 	a := s.index.agents[d.ID]
 	if a != nil && !a.newer(d, key) {
-		s.log.Warn("the store went back to an older descriptor; ignored", "agent", d.ID)
+		if revision > a.revision { // or the watch only comes later than what this service has written since
+			s.log.Warn("the store went back to an older descriptor; ignored", "agent", d.ID)
+		}
 		return nil
 	}
 	if a = s.index.put(d, key, now); a == nil {
@@ -170,11 +172,11 @@ func (s *Service) keysChanged(id identity.ID) []change {
 }
 
 // unlist takes out an agent whose entry was deleted. Its sequence stays known until nothing can be replayed.
-func (s *Service) unlist(key string) []change {
+func (s *Service) unlist(gone store.Entry) []change {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	a := s.index.agents[s.agentOf(key)]
-	if a == nil {
+	a := s.index.agents[s.agentOf(gone.Key)]
+	if a == nil || gone.Revision < a.revision { // it has been written again since
 		return nil
 	}
 	a.listed = false
