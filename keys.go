@@ -39,6 +39,7 @@ func (r *Runtime) Rotate(id *identity.Identity) error {
 			return err
 		}
 	}
+	r.registered.Load().hurry() // the descriptor carries the statement
 	r.log.Info("agent has another key", "id", r.ID(), "epoch", id.Epoch())
 	return nil
 }

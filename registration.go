@@ -21,7 +21,8 @@ func (r *Runtime) register(ctx context.Context) (stop func(), err error) {
 		Capabilities: r.config.Capabilities,
 		Endpoints:    r.config.Endpoints,
 	}
-	if _, err := service.Register(ctx, r.signer.Identity(), d); err != nil {
+	id := r.signer.Identity()
+	if _, err := service.Register(ctx, id, d); err != nil {
 		return nil, err
 	}
 	renewal := &renewal{every: service.TTL() / 2, renew: func() {
@@ -30,7 +31,12 @@ func (r *Runtime) register(ctx context.Context) (stop func(), err error) {
 		}
 	}}
 	renewal.start()
+	r.registered.Store(renewal)
+	if r.signer.Identity() != id { // it was rotated meanwhile
+		renewal.hurry()
+	}
 	return func() {
+		r.registered.Store(nil)
 		renewal.stop()
 		r.withdraw(ctx)
 	}, nil
@@ -68,6 +74,14 @@ func (r *renewal) run() {
 	}
 	r.renew()
 	r.timer.Reset(r.every)
+}
+
+// hurry has the renewal come at once. It may be called on nil, and otherwise
+// after start.
+func (r *renewal) hurry() {
+	if r != nil {
+		r.timer.Reset(0) // without the lock: one that is under way may be slow, and is followed by another
+	}
 }
 
 // stop waits for a renewal that is under way.

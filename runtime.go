@@ -166,6 +166,8 @@ type Runtime struct {
 	pools    *ownPools
 	state    atomic.Int32
 
+	registered atomic.Pointer[renewal] // of the descriptor; nil while there is none
+
 	turnStarted atomic.Int64 // when the current turn began, in nanoseconds since 1970; 0 between turns
 
 	giveUp   context.CancelCauseFunc // ends Run; Run's goroutine only

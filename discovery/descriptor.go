@@ -1,10 +1,12 @@
 // Package discovery lets agents find each other, and lets verifiers find their keys.
 //
-// A [Descriptor] says what an agent is and does. It is signed by the key that it names, and the agent's
-// ID is the hash of that key, so a descriptor cannot lie about whose it is, wherever it comes from. A
-// [Service] keeps descriptors in a store, answers queries, and keeps an identity.Registry current
-// ([Service.Populate]), so that verified receive works without keys typed in by hand. The store is not
-// trusted: it can withhold descriptors, but not alter, splice or revive them.
+// A [Descriptor] says what an agent is and does. It names the agent's root key, which the agent's ID is the
+// hash of, and is signed by that key or by the one that a key statement in it names, so a descriptor cannot
+// lie about whose it is, wherever it comes from. A [Service] keeps descriptors in a store, answers queries,
+// and keeps an identity.Registry current ([Service.Populate]), keys that were rotated or revoked included, so
+// that verified receive works without keys typed in by hand. The store is not trusted: it can withhold
+// descriptors and statements, but not alter, splice or revive them. Package gossip does without a store that
+// all share.
 package discovery
 
 import (
@@ -33,7 +35,7 @@ const (
 
 // Errors of descriptors, to be compared with [errors.Is].
 var (
-	ErrForged    = errors.New("descriptor is not signed by the key that it names")
+	ErrForged    = errors.New("descriptor is not signed by the agent's key")
 	ErrMalformed = errors.New("descriptor is malformed")
 	ErrExpired   = errors.New("descriptor has expired")
 	ErrNotFound  = errors.New("no descriptor of this agent")
@@ -54,12 +56,16 @@ type Descriptor struct {
 	Endpoints    []string          // where it can be reached, as URLs
 
 	ID        identity.ID
-	Key       ed25519.PublicKey
+	Key       ed25519.PublicKey // the root key, which ID is the hash of
 	Network   string
 	Sequence  uint64 // rises with each descriptor of the agent
 	Issued    time.Time
 	Expires   time.Time
 	Withdrawn bool // the agent has left; nothing else in the descriptor counts
+
+	// Statement is the agent's signed key statement (identity.OpenKeys). It says which key signed the
+	// descriptor; without it that is the root key.
+	Statement []byte
 }
 
 // Can reports whether the agent has a capability of that name.
@@ -81,6 +87,7 @@ type record struct {
 	Capabilities []capabilityRecord `cbor:"8,keyasint,omitempty"`
 	Endpoints    []string           `cbor:"9,keyasint,omitempty"`
 	Withdrawn    bool               `cbor:"10,keyasint,omitempty"`
+	Statement    []byte             `cbor:"11,keyasint,omitempty"`
 }
 
 type capabilityRecord struct {
@@ -109,13 +116,20 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// Sign returns the signed bytes of d, which has to name id's own ID and key.
+// Sign returns the signed bytes of d, which has to name id's ID and root key, and, unless id signs with that
+// key, hold the statement about the key that id signs with.
 func Sign(id *identity.Identity, d Descriptor) ([]byte, error) {
-	if d.ID != id.ID() || !d.Key.Equal(id.PublicKey()) {
+	if d.ID != id.ID() {
 		return nil, fmt.Errorf("sign descriptor: it names agent %s or its key, and not the signer, %s", d.ID, id.ID())
 	}
 	if err := d.check(); err != nil {
 		return nil, fmt.Errorf("sign descriptor: %w", err)
+	}
+	switch key, err := d.signer(); {
+	case err != nil:
+		return nil, fmt.Errorf("sign descriptor: %w", err)
+	case !key.public.Equal(id.PublicKey()):
+		return nil, fmt.Errorf("sign descriptor: it names another key than the one that %s signs with", id.ID())
 	}
 	payload, err := encMode.Marshal(d.record())
 	if err != nil {
@@ -129,31 +143,70 @@ func Sign(id *identity.Identity, d Descriptor) ([]byte, error) {
 	return raw, nil
 }
 
-// Open returns the descriptor in raw if the key that it names signed it. It does not look at the time;
-// see [Descriptor.CheckTime]. Errors: [ErrMalformed], [ErrForged].
+// Open returns the descriptor in raw if the agent that it names signed it: with the key that its statement
+// names, or with the root key if it has none. It does not look at the time (see [Descriptor.CheckTime]), nor
+// at what else the agent has signed: a [Service] does. Errors: [ErrMalformed], [ErrForged].
 func Open(raw []byte) (Descriptor, error) {
+	d, _, err := open(raw)
+	return d, err
+}
+
+// signerKey is the key that a descriptor has to be signed with.
+type signerKey struct {
+	public ed25519.PublicKey
+	epoch  uint64
+}
+
+func open(raw []byte) (Descriptor, signerKey, error) {
+	d, s, err := decode(raw)
+	if err != nil {
+		return Descriptor{}, signerKey{}, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	key, err := d.signer()
+	if err != nil {
+		return Descriptor{}, signerKey{}, fmt.Errorf("%w: %w", ErrForged, err)
+	}
+	if err := s.VerifyStatement(key.public, d.ID[:], cose.DomainDescriptor, descriptorTyp); err != nil {
+		return Descriptor{}, signerKey{}, fmt.Errorf("%w: %w", ErrForged, err)
+	}
+	return d, key, nil
+}
+
+// decode reads a descriptor and verifies nothing.
+func decode(raw []byte) (Descriptor, cose.Sign1, error) {
 	if len(raw) > MaxDescriptor {
-		return Descriptor{}, fmt.Errorf("%w: %d bytes where at most %d are allowed", ErrMalformed, len(raw), MaxDescriptor)
+		return Descriptor{}, cose.Sign1{}, fmt.Errorf("%d bytes where at most %d are allowed", len(raw), MaxDescriptor)
 	}
 	s, err := cose.Parse(raw)
 	if err != nil {
-		return Descriptor{}, fmt.Errorf("%w: %w", ErrMalformed, err)
+		return Descriptor{}, s, err
 	}
 	var r record
 	if err := decMode.Unmarshal(s.Payload, &r); err != nil {
-		return Descriptor{}, fmt.Errorf("%w: %w", ErrMalformed, err)
+		return Descriptor{}, s, err
 	}
 	d, err := r.descriptor()
-	if err != nil {
-		return Descriptor{}, fmt.Errorf("%w: %w", ErrMalformed, err)
-	}
+	return d, s, err
+}
+
+// signer returns the key that the descriptor has to be signed with, by what it says and proves itself.
+func (d Descriptor) signer() (signerKey, error) {
 	if err := identity.CheckKey(d.ID, d.Key); err != nil {
-		return Descriptor{}, fmt.Errorf("%w: %w", ErrForged, err)
+		return signerKey{}, err
 	}
-	if err := s.VerifyStatement(d.Key, d.ID[:], cose.DomainDescriptor, descriptorTyp); err != nil {
-		return Descriptor{}, fmt.Errorf("%w: %w", ErrForged, err)
+	if len(d.Statement) == 0 {
+		return signerKey{public: d.Key}, nil
 	}
-	return d, nil
+	s, err := identity.OpenKeys(d.Statement)
+	switch {
+	case err != nil:
+		return signerKey{}, err
+	case s.ID != d.ID:
+		return signerKey{}, fmt.Errorf("it holds the key statement of agent %s: %w", s.ID, identity.ErrKeyMismatch)
+	case s.Revoked:
+		return signerKey{}, identity.ErrRevoked
+	}
+	return signerKey{s.Operational, s.Epoch}, nil
 }
 
 // CheckTime returns [ErrExpired] if d is not in force at now, clocks differing by up to
@@ -228,6 +281,7 @@ func (d Descriptor) record() record {
 		Name:      d.Name,
 		Endpoints: d.Endpoints,
 		Withdrawn: d.Withdrawn,
+		Statement: d.Statement,
 	}
 	for _, p := range d.Topics {
 		r.Topics = append(r.Topics, p.String())
@@ -249,6 +303,7 @@ func (r record) descriptor() (Descriptor, error) {
 		Issued:    time.UnixMilli(r.Issued),
 		Expires:   time.UnixMilli(r.Expires),
 		Withdrawn: r.Withdrawn,
+		Statement: r.Statement,
 	}
 	for _, text := range r.Topics {
 		p, err := message.ParsePattern(text)

@@ -30,7 +30,7 @@ func sameDescriptor(a, b discovery.Descriptor) bool {
 func TestOpenReturnsEveryFieldThatWasSigned(t *testing.T) {
 	want := described(alice)
 	for field, value := range reflect.ValueOf(want).Fields() {
-		if value.IsZero() && field.Name != "Withdrawn" {
+		if value.IsZero() && field.Name != "Withdrawn" && field.Name != "Statement" {
 			t.Fatalf("the example leaves %s open", field.Name)
 		}
 	}
@@ -388,9 +388,13 @@ func FuzzOpen(f *testing.F) {
 	genuine := map[string]bool{}
 	withdrawn := described(bob)
 	withdrawn.Withdrawn = true
+	operational := identityOf(carol)
+	keyed := described(carol)
+	keyed.Statement = operational.Statement()
 	for _, raw := range [][]byte{
 		must(discovery.Sign(alice, described(alice))),
 		must(discovery.Sign(bob, withdrawn)),
+		must(discovery.Sign(operational, keyed)),
 		signed(carol, kid(carol), by(carol).encode()),
 	} {
 		genuine[string(raw)] = true
@@ -398,6 +402,8 @@ func FuzzOpen(f *testing.F) {
 	}
 	f.Add(signed(mallory, kid(alice), by(alice).encode()))
 	f.Add(signed(lowOrder{}, kid(alice), by(alice).with(labelKey, []byte(lowOrder{}.key())).encode()))
+	f.Add(signed(mallory, kid(carol), by(carol).with(labelStatement, operational.Statement()).encode()))
+	f.Add(by(mallory).with(labelStatement, operational.Statement()).encode())
 	f.Add(by(mallory).with(labelTopics, []string{"a.>"}).with(labelCapabilities, []fields{{1: "c"}}).encode())
 	f.Fuzz(func(t *testing.T, data []byte) {
 		d, err := discovery.Open(data)
@@ -419,4 +425,15 @@ func FuzzOpen(f *testing.F) {
 			t.Fatalf("%+v: signed again it is %+v, %v", d, again, err)
 		}
 	})
+}
+
+// identityOf returns the identity that works with an operational key whose seed is known, so that fuzzing is
+// the same every time.
+func identityOf(root *identity.Identity) *identity.Identity {
+	operational := agent(200)
+	raw := must(identity.SignKeys(root, identity.KeyStatement{
+		ID: root.ID(), Root: root.PublicKey(), Epoch: 1, Operational: operational.PublicKey(),
+		NotBefore: noon, Expires: noon.Add(time.Hour), Sequence: 1,
+	}))
+	return must(operational.WithStatement(raw))
 }

@@ -77,6 +77,7 @@ const (
 	labelCapabilities
 	labelEndpoints
 	labelWithdrawn
+	labelStatement
 )
 
 // by returns the fields of a plain descriptor of id.

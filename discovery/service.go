@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
+	"math"
 	"sync"
 	"time"
 
@@ -18,15 +18,31 @@ import (
 // DefaultTTL is how long a descriptor is in force unless told otherwise. Agents renew at half of it.
 const DefaultTTL = 2 * time.Minute
 
+// DefaultMaxDescriptors is how many agents a [Service] knows at a time unless told otherwise. One of a few
+// hundred bytes takes some 2 KB of memory, one at every limit some 150 KB.
+const DefaultMaxDescriptors = 1 << 18
+
 const keyPrefix = "discovery"
 
 // Config configures a [Service].
 type Config struct {
-	Store   store.Store      // required
-	Network string           // required; descriptors of other networks do not count
-	TTL     time.Duration    // how long descriptors are in force; 0 means DefaultTTL
-	Now     func() time.Time // nil means time.Now
-	Logger  *slog.Logger     // nil means slog.Default
+	Store   store.Store   // required
+	Network string        // required; descriptors of other networks do not count
+	TTL     time.Duration // how long descriptors are in force; 0 means DefaultTTL
+
+	// Admit says whose descriptors count here: for queries and for registries that are populated. It is asked
+	// once a descriptor, after that was verified, and must return at once. Nil admits everybody who can write
+	// to the store.
+	Admit func(Descriptor) bool
+	// Trust returns how far an agent is trusted, from 0 to 1, for [Query].MinTrust; NaN is no trust at all.
+	Trust func(identity.ID) float64
+	// MaxDescriptors bounds the agents that are known at a time, expired ones included until nothing of them
+	// can be replayed. At the bound new ones do not count until others have run out. 0 means
+	// DefaultMaxDescriptors.
+	MaxDescriptors int
+
+	Now    func() time.Time // nil means time.Now
+	Logger *slog.Logger     // nil means slog.Default
 }
 
 // Service keeps descriptors in a store. It is safe for concurrent use; several services, in several
@@ -36,16 +52,23 @@ type Service struct {
 	network string
 	prefix  string // where the descriptors of the network stand; networks may share a store
 	ttl     time.Duration
+	admit   func(Descriptor) bool
+	trust   func(identity.ID) float64
 	now     func() time.Time
 	log     *slog.Logger
 
-	mu     sync.Mutex
-	opened map[string]opened // by key: what has been verified at which revision
-}
+	keys  *book
+	index *index
+	needs needs
 
-type opened struct {
-	revision   store.Revision
-	descriptor Descriptor
+	reading sync.Mutex // held while all of the store is listed
+	passes  int        // over the store; under reading
+
+	following   sync.Mutex // held while a follower starts or ends
+	follower    *follower  // nil while nobody needs it; under mu
+	updating    sync.Mutex // held while populations are told, in order; before mu
+	mu          sync.RWMutex
+	populations map[*Population]struct{} // under updating
 }
 
 // New checks the configuration and returns a service.
@@ -59,13 +82,22 @@ func New(c Config) (*Service, error) {
 	if c.TTL < 0 || c.TTL > 0 && c.TTL < time.Second {
 		return nil, fmt.Errorf("discovery.Config.TTL: %v is less than a second", c.TTL)
 	}
-	s := &Service{store: c.Store, network: c.Network, now: c.Now, opened: map[string]opened{}}
+	if c.MaxDescriptors < 0 {
+		return nil, fmt.Errorf("discovery.Config.MaxDescriptors: %d is less than none", c.MaxDescriptors)
+	}
+	s := &Service{
+		store: c.Store, network: c.Network, admit: c.Admit, trust: c.Trust, now: c.Now,
+		populations: map[*Population]struct{}{},
+	}
 	s.prefix = store.Key(keyPrefix, c.Network) + "/"
 	s.ttl = cmp.Or(c.TTL, DefaultTTL)
 	s.log = cmp.Or(c.Logger, slog.Default())
 	if s.now == nil {
 		s.now = time.Now
 	}
+	most := cmp.Or(c.MaxDescriptors, DefaultMaxDescriptors)
+	s.keys = newBook(most, s.now, s.log)
+	s.index = newIndex(most, s.keys)
 	return s, nil
 }
 
@@ -75,7 +107,8 @@ func (s *Service) TTL() time.Duration { return s.ttl }
 func (s *Service) key(id identity.ID) string { return s.prefix + id.String() }
 
 // Register signs d for the agent and publishes it in place of an earlier one. It fills in ID, Key,
-// Network, Sequence and times, and returns what it published.
+// Network, Sequence and times, and returns what it published. Without d.Statement it takes the identity's; a
+// later one about the same key may be given.
 func (s *Service) Register(ctx context.Context, id *identity.Identity, d Descriptor) (Descriptor, error) {
 	d.Withdrawn = false
 	return s.publish(ctx, id, d)
@@ -114,133 +147,69 @@ func (s *Service) tryPublish(ctx context.Context, id *identity.Identity, d Descr
 		return Descriptor{}, fmt.Errorf("publish descriptor of %s: %w", id.ID(), err)
 	}
 	now := s.now().Truncate(time.Millisecond) // as it is signed
-	d.ID, d.Key, d.Network = id.ID(), id.PublicKey(), s.network
+	d.ID, d.Network = id.ID(), s.network
 	d.Issued, d.Expires = now, now.Add(s.ttl)
+	signer, err := d.setKey(id)
+	if err != nil {
+		return Descriptor{}, fmt.Errorf("publish descriptor of %s: %w", id.ID(), err)
+	}
 	d.Sequence = uint64(now.UnixMilli()) // rises even if the store has lost the last one
-	if previous, err := Open(entry.Value); err == nil && previous.ID == d.ID {
-		d.Sequence = max(d.Sequence, previous.Sequence+1)
-		if d.Withdrawn && previous.Expires.After(d.Expires) {
-			d.Expires = previous.Expires
-		}
+	if err := d.follow(entry.Value, signer.epoch); err != nil {
+		return Descriptor{}, fmt.Errorf("publish descriptor of %s: %w", id.ID(), err)
 	}
 	raw, err := Sign(id, d)
 	if err != nil {
 		return Descriptor{}, err
 	}
-	if _, err := s.store.Put(ctx, key, raw, entry.Revision); err != nil {
+	revision, err := s.store.Put(ctx, key, raw, entry.Revision)
+	if err != nil {
 		return Descriptor{}, fmt.Errorf("publish descriptor of %s: %w", id.ID(), err)
 	}
+	s.written(ctx, store.Entry{Key: key, Value: raw, Revision: revision})
 	return d, nil
 }
 
-// Lookup returns the descriptor of one agent that is in force. Errors: [ErrNotFound], which also stands
-// for one that has expired or was withdrawn, or the store's.
-func (s *Service) Lookup(ctx context.Context, id identity.ID) (Descriptor, error) {
-	entry, err := s.store.Get(ctx, s.key(id))
-	if errors.Is(err, store.ErrNotFound) {
-		return Descriptor{}, fmt.Errorf("look up %s: %w", id, ErrNotFound)
+// written has what this service has put into the store count at once, where the watch would show it soon.
+func (s *Service) written(ctx context.Context, entry store.Entry) {
+	if s.current() != nil {
+		s.update(func() []change { return s.take(ctx, entry, 0) })
 	}
-	if err != nil {
-		return Descriptor{}, fmt.Errorf("look up %s: %w", id, err)
-	}
-	d, ok := s.inForce(entry)
-	if !ok {
-		return Descriptor{}, fmt.Errorf("look up %s: %w", id, ErrNotFound)
-	}
-	return d, nil
 }
 
-// Query selects agents. Its zero value selects all.
-type Query struct {
-	Topics       []message.Topic // agents that listen to any of these
-	Capabilities []string        // agents that have all of these
-}
-
-func (q Query) matches(d Descriptor) bool {
-	for _, name := range q.Capabilities {
-		if !d.Can(name) {
-			return false
-		}
+// setKey fills in the root key and, if d has none, the statement of the identity.
+func (d *Descriptor) setKey(id *identity.Identity) (signerKey, error) {
+	if d.Statement == nil {
+		d.Statement = id.Statement()
 	}
-	listens := func(t message.Topic) bool {
-		return slices.ContainsFunc(d.Topics, func(p message.Pattern) bool { return p.Matches(t) })
-	}
-	return len(q.Topics) == 0 || slices.ContainsFunc(q.Topics, listens)
-}
-
-// Query returns the agents that match, in the order of their IDs. Descriptors that are forged,
-// malformed, expired, withdrawn or of another network are passed over.
-func (s *Service) Query(ctx context.Context, q Query) ([]Descriptor, error) {
-	var found []Descriptor
-	seen := map[string]bool{}
-	for entry, err := range s.store.List(ctx, s.prefix) {
+	d.Key = id.PublicKey()
+	if d.Statement != nil {
+		s, err := identity.OpenKeys(d.Statement)
 		if err != nil {
-			return nil, fmt.Errorf("query agents: %w", err)
+			return signerKey{}, err
 		}
-		seen[entry.Key] = true
-		if d, ok := s.inForce(entry); ok && q.matches(d) {
-			found = append(found, d)
-		}
+		d.Key = s.Root
 	}
-	s.forgetUnlisted(seen)
-	return found, nil
+	return d.signer()
 }
 
-// inForce verifies an entry, once for each revision, and reports whether its descriptor counts now.
-func (s *Service) inForce(entry store.Entry) (Descriptor, bool) {
-	s.mu.Lock()
-	known, ok := s.opened[entry.Key]
-	s.mu.Unlock()
-	if !ok || known.revision != entry.Revision {
-		d, err := s.open(entry)
-		if err != nil {
-			s.log.Debug("descriptor passed over", "key", entry.Key, "error", err)
-			return Descriptor{}, false
-		}
-		known = s.remember(entry, d)
+// follow has d come after what stands in its place. What an earlier key of the agent has signed gives way
+// without that, so a stolen key cannot use up the sequences of the next one.
+func (d *Descriptor) follow(standing []byte, epoch uint64) error {
+	previous, key, err := open(standing)
+	if err != nil || previous.ID != d.ID {
+		return nil
 	}
-	d := known.descriptor
-	return d, !d.Withdrawn && d.CheckTime(s.now()) == nil
-}
-
-// remember keeps what was verified and returns it, or a later descriptor of the agent that has not run
-// out: a store that goes back to an older one is not followed.
-func (s *Service) remember(entry store.Entry, d Descriptor) opened {
-	now := s.now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	known, ok := s.opened[entry.Key]
-	if ok && d.Sequence < known.descriptor.Sequence && now.Before(known.descriptor.Expires) {
-		return known
+	if d.Withdrawn && previous.Expires.After(d.Expires) {
+		d.Expires = previous.Expires
 	}
-	known = opened{entry.Revision, d}
-	s.opened[entry.Key] = known
-	return known
-}
-
-// open verifies an entry of the store: a descriptor counts only under its own agent's key.
-func (s *Service) open(entry store.Entry) (Descriptor, error) {
-	d, err := Open(entry.Value)
-	if err != nil {
-		return Descriptor{}, err
+	switch {
+	case key.epoch > epoch:
+		return fmt.Errorf("the agent has a key of epoch %d already, and this is that of epoch %d: %w", key.epoch, epoch, identity.ErrRolledBack)
+	case key.epoch < epoch:
+		return nil
+	case previous.Sequence == math.MaxUint64:
+		return errors.New("there are no more sequences: rotate the agent's key")
 	}
-	if entry.Key != s.key(d.ID) {
-		return Descriptor{}, fmt.Errorf("%w: it stands under %q", ErrForged, entry.Key)
-	}
-	if d.Network != s.network {
-		return Descriptor{}, fmt.Errorf("%w: it is of network %q", ErrMalformed, d.Network)
-	}
-	return d, nil
-}
-
-// forgetUnlisted keeps the memory of verified entries to what the store holds and what has not run out.
-func (s *Service) forgetUnlisted(listed map[string]bool) {
-	now := s.now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for key, known := range s.opened {
-		if !listed[key] && !now.Before(known.descriptor.Expires) {
-			delete(s.opened, key)
-		}
-	}
+	d.Sequence = max(d.Sequence, previous.Sequence+1)
+	return nil
 }
