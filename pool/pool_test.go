@@ -247,8 +247,8 @@ func TestTrust(t *testing.T) {
 
 // revoking is a source of keys that says no to some agents.
 type revoking struct {
-	*identity.Registry
-	revoked *identity.ID
+	registry *identity.Registry
+	revoked  *identity.ID
 }
 
 var errRevoked = errors.New("revoked")
@@ -257,7 +257,7 @@ func (r revoking) Lookup(id identity.ID) (identity.Key, error) {
 	if id == *r.revoked {
 		return identity.Key{}, errRevoked
 	}
-	return r.Registry.Lookup(id)
+	return r.registry.Lookup(id)
 }
 
 func TestRevokedKeyEndsMembershipAndPool(t *testing.T) {

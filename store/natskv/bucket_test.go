@@ -453,3 +453,25 @@ func TestChangesRemovedByHandAreMissed(t *testing.T) {
 		t.Errorf("the watch from the last change gives %v, %v", ev, err)
 	}
 }
+
+// TestProcessesThatStartTogetherMakeOneBucket has the bucket made by all at once, as the servers of a cluster do
+// that starts for the first time. Buckets that were made at different moments have different settings.
+func TestProcessesThatStartTogetherMakeOneBucket(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t, server.Options{})
+	for range 20 {
+		bucket := newBucket()
+		var opening sync.WaitGroup
+		for range 5 {
+			opening.Go(func() {
+				s, err := natskv.Open(t.Context(), natskv.Config{JetStream: b.connect(t), Bucket: bucket, MaxBytes: 1 << 20})
+				if err != nil {
+					t.Errorf("Open: %v", err)
+					return
+				}
+				s.Close()
+			})
+		}
+		opening.Wait()
+	}
+}

@@ -79,6 +79,10 @@ func Open(ctx context.Context, config Config) (*Store, error) {
 	return s, nil
 }
 
+// errRivals says that another process is making the bucket, so that it has to be looked for again. It wraps nothing: what
+// the server says is final elsewhere.
+var errRivals = errors.New("another process is making it")
+
 // ensure finds the bucket's stream or makes it.
 func (s *Store) ensure(ctx context.Context) error {
 	if ctx.Err() != nil {
@@ -90,7 +94,7 @@ func (s *Store) ensure(ctx context.Context) error {
 			s.stream, err = s.config.JetStream.CreateStream(ctx, s.config.settings(s.replicas(), time.Now()))
 		}
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-			return errors.Join(errOffline, err) // another process was faster: look again
+			return errRivals
 		}
 		if err != nil {
 			return err
