@@ -287,6 +287,10 @@ func (r *Runtime) send(ctx context.Context, d message.Draft) error {
 	return err
 }
 
+// Send signs a draft as the agent and sends it, outside of the agent's turns: for what a process has to say in the
+// name of one of its agents. It goes through the hooks, and counts against no egress limit. It works while Run runs.
+func (r *Runtime) Send(ctx context.Context, d message.Draft) error { return r.send(ctx, d) }
+
 // sendAll sends within one send timeout for all.
 func (r *Runtime) sendAll(ctx context.Context, drafts []message.Draft) []error {
 	ctx, cancel := context.WithTimeoutCause(ctx, r.config.SendTimeout, errSendTimeout)

@@ -78,7 +78,7 @@ agents:
         pool: painters
       - {capability: lines, count: 3}
 unsafe: {receive_unverified: "${off}"}
-discovery: {via: messages, ttl: 30s}
+discovery: {via: messages, ttl: 30s, admit: any, advertise: "10.0.0.1:7946"}
 statements: rotations
 seal: allowed
 pools:
@@ -91,7 +91,7 @@ network = "full"
 vars = {dir = "src", n = "4", wait = "2s", size = "2KiB", rate = "1/60", port = "9090", off = "false", west = "0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b"}
 data = "state"
 store = "sqlite:state/all.db"
-discovery = {via = "messages", ttl = "30s"}
+discovery = {via = "messages", ttl = "30s", admit = "any", advertise = "10.0.0.1:7946"}
 statements = "rotations"
 seal = "allowed"
 pools = [
@@ -185,7 +185,7 @@ func fullConfig() config.Config {
 		Vars:       map[string]string{"dir": "src", "n": "4", "wait": "2s", "size": "2KiB", "rate": "1/60", "port": "9090", "off": "false", "west": strings.Repeat("0b", 32)},
 		Data:       filepath.FromSlash("etc/state"),
 		Store:      "sqlite:state/all.db",
-		Discovery:  config.Discovery{Via: config.DiscoveryMessages, TTL: config.Duration(30 * time.Second)},
+		Discovery:  config.Discovery{Via: config.DiscoveryMessages, TTL: config.Duration(30 * time.Second), Admit: config.AdmitAny, Advertise: "10.0.0.1:7946"},
 		Statements: filepath.FromSlash("etc/rotations"), Seal: config.SealAllowed,
 		Pools: []config.Pool{
 			{
@@ -282,7 +282,7 @@ func TestDefaults(t *testing.T) {
 	expectConfig(t, "c.yaml", "network: n\nlog:\ntools:\nagents: [{name: w, kind: worker}]\n", config.Config{
 		Network:   "n",
 		Store:     "memory",
-		Discovery: config.Discovery{Via: config.DiscoveryStore, TTL: config.Duration(2 * time.Minute)},
+		Discovery: config.Discovery{Via: config.DiscoveryStore, TTL: config.Duration(2 * time.Minute), Admit: config.AdmitKnown},
 		Seal:      config.SealOff,
 		Transport: config.TransportLocal,
 		Signature: config.SignatureBatch,

@@ -298,6 +298,18 @@ func TestErrorsNamePlaceKeyAndHint(t *testing.T) {
 			"discovery.via: the transport local reaches no other process", "choose a transport that does, or leave this out",
 		},
 		{
+			"introductions without messages",
+			lines("network: n", "discovery: {admit: any}"), "2:20",
+			lines(`network = "n"`, `discovery.admit = "any"`), "2:19",
+			"discovery.admit: only with via: messages", "choose via: messages, or leave this out",
+		},
+		{
+			"an address that nobody can dial",
+			lines("network: n", "transport: tcp", "discovery: {advertise: here}"), "3:24",
+			lines(`network = "n"`, `transport = "tcp"`, `discovery.advertise = "here"`), "3:23",
+			`discovery.advertise: want host:port, not "here"`, `write it such as "10.0.0.1:7946"`,
+		},
+		{
 			"descriptors that live too short",
 			lines("network: n", "discovery: {ttl: 1ms}"), "2:18",
 			lines(`network = "n"`, `discovery.ttl = "1ms"`), "2:17",

@@ -50,7 +50,19 @@ type Discovery struct {
 	Via string `key:"via"`
 	// TTL is how long a descriptor is in force unless it is renewed, from 1s. Default 2m.
 	TTL Duration `key:"ttl"`
+	// Admit says whom peers may introduce, with Via messages: known, only the agents of this Config and its
+	// peers, or any, whoever a peer has heard of. Default known.
+	Admit string `key:"admit"`
+	// Advertise is where others reach this process, as its agents' descriptors say: host:port with tcp, a URL
+	// with websocket. Who is introduced and advertises an address is dialled there. Default "".
+	Advertise string `key:"advertise"`
 }
+
+// Whom peers may introduce.
+const (
+	AdmitKnown = "known"
+	AdmitAny   = "any"
+)
 
 // Whether bodies of direct messages are sealed for their recipients.
 const (
@@ -158,11 +170,33 @@ func (k checker) state() {
 	if ttl := time.Duration(k.Discovery.TTL); ttl != 0 && ttl < time.Second {
 		k.bad("discovery.ttl", "", "want at least 1s, not %s", k.Discovery.TTL)
 	}
-	if k.Discovery.Via == DiscoveryMessages && k.TransportKind() == TransportLocal {
-		k.bad("discovery.via", "choose a transport that does, or leave this out", "the transport local reaches no other process")
-	}
+	k.discovery()
 	k.oneOf("seal", k.Seal, SealOff, SealAllowed, SealRequired)
 	k.pools()
+}
+
+func (k checker) discovery() {
+	d, kind := k.Discovery, k.TransportKind()
+	switch byMessages := d.Via == DiscoveryMessages; {
+	case byMessages && kind == TransportLocal:
+		k.bad("discovery.via", "choose a transport that does, or leave this out", "the transport local reaches no other process")
+	case byMessages && k.StoreShared():
+		k.bad("discovery.via", "leave it out: descriptors in the store are seen by all", "not with a store that processes share")
+	case !byMessages && d.Admit == AdmitAny:
+		k.bad("discovery.admit", "choose via: messages, or leave this out", "only with via: messages")
+	}
+	k.oneOf("discovery.admit", d.Admit, AdmitKnown, AdmitAny)
+	switch {
+	case d.Advertise == "":
+	case kind == TransportTCP && !isHostPort(d.Advertise):
+		k.bad("discovery.advertise", `write it such as "10.0.0.1:7946"`, "want host:port, not %q", clip(d.Advertise))
+	case kind == TransportWebSocket:
+		if _, err := url.Parse(d.Advertise); err != nil || !strings.Contains(d.Advertise, "://") {
+			k.bad("discovery.advertise", `write it such as "wss://10.0.0.1:7946"`, "want a URL, not %q", clip(d.Advertise))
+		}
+	case kind != TransportTCP:
+		k.bad("discovery.advertise", "leave it out", "only with the transports tcp and websocket")
+	}
 }
 
 func (k checker) sqlite() {
@@ -271,4 +305,6 @@ func (k checker) knownPool(key, name string) {
 	}
 }
 
-func (d *Discovery) setDefaults() { d.Via = DiscoveryStore; d.TTL = Duration(discovery.DefaultTTL) }
+func (d *Discovery) setDefaults() {
+	d.Via, d.TTL, d.Admit = DiscoveryStore, Duration(discovery.DefaultTTL), AdmitKnown
+}

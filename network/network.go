@@ -17,6 +17,7 @@ import (
 	"github.com/converge-agents/converge"
 	"github.com/converge-agents/converge/config"
 	"github.com/converge-agents/converge/discovery"
+	"github.com/converge-agents/converge/discovery/gossip"
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/observe"
@@ -59,6 +60,7 @@ type Network struct {
 	recipients  message.SealingKeySource // nil until somebody seals
 	keys        *keyLife
 	discovery   *discovery.Service
+	gossip      *gossip.Gossip // nil unless descriptors come by messages
 	registry    *identity.Registry
 	population  *discovery.Population
 	transport   carrier
@@ -157,6 +159,9 @@ func (n *Network) build(ctx context.Context) (err error) {
 		return err
 	}
 	if n.population, err = n.discovery.Populate(context.WithoutCancel(ctx), n.registry); err != nil { // until Close
+		return err
+	}
+	if err = n.addGossip(); err != nil {
 		return err
 	}
 	n.requireHost()
@@ -276,6 +281,7 @@ func (n *Network) runtimeConfig(a config.Agent, name string, id *identity.Identi
 		Hooks:         append([]transport.Hook{ratelimit.NewHook(ingress)}, n.hooks...),
 		Topics:        topics,
 		Discovery:     n.discovery,
+		Endpoints:     n.endpoints(),
 		Tasks:         tasks,
 		Marks:         kept,
 		Checkpoints:   kept,

@@ -54,13 +54,17 @@ func (n *Network) Run(ctx context.Context) error {
 	job.Go(func() { n.tendKeys(keys) })
 	workers, coordinators, hosts := n.newCrew(ctx, stop), n.newCrew(ctx, stop), n.newCrew(ctx, stop)
 	n.start(ctx, workers, coordinators, hosts)
+	hush := n.runGossip(ctx)
 	<-ctx.Done()
 	n.population.Close() // keys stay: those who withdraw now are heard to the end
+	hush(config.KindWorker)
 	workers.stop(context.Cause(ctx))
 	n.log.Info("agents are stopping; tools that run get time to finish", "at_most", cmp.Or(n.options.DrainTimeout, converge.DefaultDrainTimeout))
 	workers.running.Wait()
 	n.settle()
+	hush(config.KindCoordinator)
 	coordinators.end(context.Cause(ctx))
+	hush(config.KindHost)
 	hosts.end(context.Cause(ctx))
 	err = n.explained(slices.Concat(workers.errs, coordinators.errs, hosts.errs))
 	if n.disconnect != nil { // the store is there: Close ends both, in order
