@@ -12,8 +12,9 @@ import (
 )
 
 // KeySource returns the keys of agents; an [identity.Registry] is one. One that has a method
-// LookupEpoch(identity.ID, uint64) (identity.Key, error) is asked for the key of the epoch that a proof
-// names, and can let what was signed with an earlier key of an agent go on verifying.
+// LookupEpoch(identity.ID, uint64) (identity.Key, error) is asked for the key of the key epoch that a proof
+// names. What was signed with an earlier key of an agent goes on verifying where it is read, by the key
+// statement in the proof; what is new needs a key that counts now.
 type KeySource = proof.KeySource
 
 // Verifier tells whether agents have signed what is said of the tasks of one network. It is safe for
