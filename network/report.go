@@ -37,7 +37,7 @@ type Report struct {
 }
 
 // TaskReport counts the tasks of this process's coordinators, whoever did them. Those that count as
-// completed have a valid signed statement.
+// completed are signed by the agents that did them.
 type TaskReport struct {
 	Submitted int `json:"submitted"`
 	Completed int `json:"completed"`

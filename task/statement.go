@@ -8,7 +8,7 @@ import (
 	"github.com/converge-agents/converge/internal/proof"
 )
 
-// The kinds of statements that agents sign about tasks; see docs/decisions/019-signed-tasks.md.
+// The kinds of statements that agents sign about tasks; see docs/wire.md.
 var (
 	submissionKind = proof.Kind{Domain: cose.DomainTask, Typ: "application/converge-task"}
 	endingKind     = proof.Kind{Domain: cose.DomainResult, Typ: "application/converge-result"}

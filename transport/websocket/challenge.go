@@ -27,7 +27,7 @@ import (
 //
 //	[1, role, client ID, client key, server ID, server key, client nonce, server nonce, host, binding]
 //
-// A key is 32 bytes, or, if it is an operational key, the signed statement about it (docs/decisions/020-key-life.md),
+// A key is 32 bytes, or, if it is an operational key, the signed statement about it (docs/wire.md),
 // by which it belongs to the ID.
 //
 // role is 1 in the client's and 2 in the server's, host is what the client dialled, as in its URL, and
