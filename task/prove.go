@@ -40,7 +40,9 @@ func NewVerifier(keys KeySource, network string) (*Verifier, error) {
 
 // Remember tells v of an agent that was known once, with its root key: what it has signed goes on counting. It is
 // for those who keep such keys over restarts, as identity.Saver does.
-func (v *Verifier) Remember(agent identity.ID, root ed25519.PublicKey) { v.proofs.Remember(agent, root) }
+func (v *Verifier) Remember(agent identity.ID, root ed25519.PublicKey) {
+	v.proofs.Remember(agent, root)
+}
 
 // VerifySpec reports why the submitter that a spec names cannot be shown to have submitted it: [ErrUnsigned]
 // or [ErrForged].

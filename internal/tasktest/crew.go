@@ -35,7 +35,7 @@ const (
 
 // crew is agents that work on a store with one manager.
 type crew struct {
-	t         *testing.T
+	t         testing.TB
 	manager   *task.Manager
 	submitter *task.Signer
 	worker    *task.Signer
@@ -43,7 +43,7 @@ type crew struct {
 	wake      chan struct{}
 }
 
-func newCrew(t *testing.T, s store.Store) *crew {
+func newCrew(t testing.TB, s store.Store) *crew {
 	t.Helper()
 	registry := identity.NewRegistry(0)
 	var signers []*task.Signer
@@ -62,7 +62,7 @@ func newCrew(t *testing.T, s store.Store) *crew {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := task.New(task.Config{Store: s, Verifier: verifier, Retention: task.Forever, Logger: slog.New(slog.DiscardHandler)})
+	m, err := task.New(task.Config{Store: s, Verifier: verifier, Retention: task.Forever, MaxPending: 1 << 30, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
