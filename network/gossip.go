@@ -30,6 +30,12 @@ func (n *Network) addGossip() (err error) {
 	return nil
 }
 
+// Knows reports whether what an agent says is accepted now, wherever it runs.
+func (n *Network) Knows(agent identity.ID) bool {
+	_, err := n.registry.Lookup(agent)
+	return err == nil
+}
+
 // knows reports whether an agent is one of this process's, or one of its peers.
 func (n *Network) knows(id identity.ID) bool {
 	_, err := n.registry.Lookup(id)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -129,7 +130,11 @@ func (n *Network) addSealing(c *converge.Config, agent, file string) (seal *seal
 	}
 	s := identity.SealingKeysConfig{}
 	if !n.removes {
-		s.Path = filepath.Join(n.dir, "sealing", agent+".keys")
+		folder := filepath.Join(n.dir, "sealing")
+		if err := os.MkdirAll(folder, 0o700); err != nil {
+			return nil, fmt.Errorf("seal: %w", err)
+		}
+		s.Path = filepath.Join(folder, agent+".keys")
 	}
 	if c.Sealing, err = identity.NewSealingKeys(s); err != nil {
 		return nil, fmt.Errorf("seal: %w", err)

@@ -20,11 +20,17 @@ import (
 
 	"github.com/converge-agents/converge/config"
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/pgtest"
 	"github.com/converge-agents/converge/network"
 	"github.com/converge-agents/converge/role"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		pgtest.Stop()
+		os.Exit(code)
+	}), goleak.IgnoreAnyFunction("github.com/converge-agents/converge/internal/pgtest.(*process).supervise"))
+}
 
 // patience bounds what a broken test waits for.
 const patience = 30 * time.Second

@@ -260,6 +260,9 @@ func (f *follower) apply(ev store.Event) {
 	if r != nil && r.revision > at {
 		return // the watch has yet to come to what is known
 	}
+	if own := f.own(r, ev); own != nil {
+		r = own
+	}
 	if r != nil && r.revision == at {
 		f.m.pass(r)
 	} else {
@@ -268,6 +271,19 @@ func (f *follower) apply(ev store.Event) {
 	if r != nil {
 		f.m.tell(r)
 	}
+}
+
+// own returns the record that a change has left if it is one that this program has under way, after that which
+// it knows.
+func (f *follower) own(known *record, ev store.Event) *record {
+	if known == nil || known.revision == ev.Entry.Revision || ev.Op != store.OpPut {
+		return nil
+	}
+	own := known.sent(ev.Entry)
+	if own != nil {
+		f.m.learn(own)
+	}
+	return own
 }
 
 // pass lets go of a task when its end, which was known, comes by.

@@ -540,11 +540,12 @@ func (m *Manager) write(ctx context.Context, r, old *record) error {
 	if old != nil {
 		rev = old.revision
 	}
+	r.leave()
 	written, err := m.store.Put(ctx, r.key, *buf, rev)
+	r.returned(written)
 	if err != nil {
 		return err
 	}
-	r.revision = written
 	m.learn(r)
 	return nil
 }

@@ -41,8 +41,9 @@ type record struct {
 	outcome  *outcome // nil if there is nothing to tell
 }
 
-// fixed is what never changes of a task.
+// fixed is what never changes of a task, and stays with it from record to record.
 type fixed struct {
+	errand   errand
 	spec     Spec
 	deadline int64
 	created  int64

@@ -47,7 +47,9 @@ func Claimers(t *testing.T, stores []store.Store, claimers, tasks int) {
 	defer func() { stop(); r.recording.Wait() }()
 	history := r.record(ctx)
 	r.submit(tasks)
-	r.run(claimers)
+	if !t.Failed() {
+		r.run(claimers)
+	}
 	if t.Failed() {
 		return
 	}
@@ -130,16 +132,26 @@ var boss = identity.ID{0xb0, 0x55}
 
 func (r *race) submit(n int) {
 	r.t.Helper()
-	for i := range n {
-		k, err := r.managers[i%len(r.managers)].Submit(r.t.Context(), task.Spec{
-			Kind: r.kind, Submitter: boss, ClaimTTL: claimTTL, MaxAttempts: task.MostAttempts, Priority: i % 3,
-			Backoff: task.Backoff{Base: time.Millisecond, Max: 20 * time.Millisecond},
+	const together = 32 // so that a store can share the cost of changes
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	for first := range together {
+		all.Go(func() {
+			for i := first; i < n && !r.t.Failed(); i += together {
+				k, err := r.managers[i%len(r.managers)].Submit(r.t.Context(), task.Spec{
+					Kind: r.kind, Submitter: boss, ClaimTTL: claimTTL, MaxAttempts: task.MostAttempts, Priority: i % 3,
+					Backoff: task.Backoff{Base: time.Millisecond, Max: 20 * time.Millisecond},
+				})
+				if err != nil {
+					r.t.Error(err)
+				}
+				mu.Lock()
+				r.ids[k.ID] = true
+				mu.Unlock()
+			}
 		})
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		r.ids[k.ID] = true
 	}
+	all.Wait()
 }
 
 func (r *race) run(claimers int) {

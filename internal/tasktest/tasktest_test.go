@@ -28,3 +28,12 @@ func race(t *testing.T, tasks int) {
 	}
 	tasktest.Claimers(t, stores, 100, tasks)
 }
+
+func BenchmarkTasks(b *testing.B) {
+	s, err := memory.New(memory.Config{MaxEntries: 1 << 26, MaxBytes: 1 << 34})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	tasktest.Bench(b, s)
+}

@@ -22,16 +22,17 @@ type snapshot struct {
 // each hands out the entries under prefix and behind after as they are now, until emit returns false, and returns the
 // revision of that moment.
 func (s *Store) each(ctx context.Context, prefix, after string, emit func(store.Entry) bool) (store.Revision, error) {
-	snap, err := s.snapshot(ctx, prefix)
+	begin, err := store.Begin(prefix, after)
+	if err != nil {
+		return 0, err
+	}
+	snap, err := s.snapshot(ctx)
 	if err != nil {
 		return 0, err
 	}
 	defer s.release(snap)
 	places := make([]*slot, 0, 16)
-	for place := range snap.tree.from(max(prefix, after)) {
-		if place.key == after {
-			continue
-		}
+	for place := range snap.tree.from(begin) {
 		if !strings.HasPrefix(place.key, prefix) {
 			break
 		}
@@ -74,12 +75,9 @@ func (s *Store) shown(snap *snapshot, places []*slot) []*item {
 }
 
 // snapshot takes one; release has to follow.
-func (s *Store) snapshot(ctx context.Context, prefix string) (*snapshot, error) {
+func (s *Store) snapshot(ctx context.Context) (*snapshot, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
-	}
-	if err := store.CheckPrefix(prefix); err != nil {
-		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

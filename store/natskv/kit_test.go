@@ -35,8 +35,14 @@ const maxPayload = store.MaxValue + 64<<10
 
 func startBroker(t testing.TB, o server.Options) *broker {
 	t.Helper()
+	return startBrokerIn(t, t.TempDir(), o)
+}
+
+// startBrokerIn starts one that stores what it has in a directory.
+func startBrokerIn(t testing.TB, dir string, o server.Options) *broker {
+	t.Helper()
 	o.Host, o.NoSigs, o.NoLog = "127.0.0.1", true, true
-	o.JetStream, o.DisableJetStreamBanner, o.StoreDir = true, true, t.TempDir()
+	o.JetStream, o.DisableJetStreamBanner, o.StoreDir = true, true, dir
 	o.JetStreamMaxStore, o.JetStreamMaxMemory = 8<<30, 256<<20
 	o.Port = server.RANDOM_PORT
 	if o.MaxPayload == 0 {

@@ -48,8 +48,9 @@ type Store struct {
 }
 
 var (
-	_ store.Store = (*Store)(nil)
-	_ store.Clock = (*Store)(nil)
+	_ store.Store  = (*Store)(nil)
+	_ store.Seeker = (*Store)(nil)
+	_ store.Clock  = (*Store)(nil)
 )
 
 // Open opens a bucket, and makes it unless it exists. It refuses one whose settings do not keep what a store
@@ -292,9 +293,14 @@ func (s *Store) now(ctx context.Context) (time.Time, error) {
 
 // List implements [store.Store].
 func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[store.Entry, error] {
+	return s.ListAfter(ctx, prefix, "")
+}
+
+// ListAfter implements [store.Seeker].
+func (s *Store) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[store.Entry, error] {
 	return func(yield func(store.Entry, error) bool) {
 		more := true
-		err := s.list(ctx, prefix, func(e store.Entry) bool {
+		err := s.list(ctx, prefix, after, func(e store.Entry) bool {
 			more = yield(e, nil)
 			return more
 		})
@@ -304,8 +310,9 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[store.Entry, 
 	}
 }
 
-func (s *Store) list(ctx context.Context, prefix string, emit func(store.Entry) bool) error {
-	if err := store.CheckPrefix(prefix); err != nil {
+func (s *Store) list(ctx context.Context, prefix, after string, emit func(store.Entry) bool) error {
+	begin, err := store.Begin(prefix, after)
+	if err != nil {
 		return err
 	}
 	ctx, done, err := s.begin(ctx)
@@ -317,7 +324,7 @@ func (s *Store) list(ctx context.Context, prefix string, emit func(store.Entry) 
 	if err != nil {
 		return err
 	}
-	_, err = snap.each(ctx, prefix, emit)
+	_, err = snap.each(ctx, begin, prefix, emit)
 	return err
 }
 

@@ -208,10 +208,10 @@ func (v *view) take(target uint64, gaps int) (*snapshot, bool) {
 	return &snapshot{v.entries.Copy(), v.position, v.life}, true
 }
 
-// each hands out the entries under prefix, until emit returns false; it tells whether more was wanted.
-func (s *snapshot) each(ctx context.Context, prefix string, emit func(store.Entry) bool) (more bool, err error) {
+// each hands out the entries under prefix from begin on, until emit returns false; it tells whether more was wanted.
+func (s *snapshot) each(ctx context.Context, begin, prefix string, emit func(store.Entry) bool) (more bool, err error) {
 	more = true
-	s.entries.Ascend(&change{key: prefix}, func(d *change) bool {
+	s.entries.Ascend(&change{key: begin}, func(d *change) bool {
 		if !strings.HasPrefix(d.key, prefix) {
 			return false
 		}

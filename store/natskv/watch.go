@@ -46,7 +46,7 @@ func (s *Store) watch(ctx context.Context, prefix string, after uint64, emit fun
 		if err != nil {
 			return err
 		}
-		more, err := snap.each(ctx, prefix, func(e store.Entry) bool { return emit(store.OpPut, e) })
+		more, err := snap.each(ctx, prefix, prefix, func(e store.Entry) bool { return emit(store.OpPut, e) })
 		if err != nil || !more || !emit(store.OpSynced, store.Entry{Revision: store.Revision(snap.position)}) {
 			return err
 		}

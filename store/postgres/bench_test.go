@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/converge-agents/converge/internal/tasktest"
 	"github.com/converge-agents/converge/store"
 	"github.com/converge-agents/converge/store/postgres"
 )
@@ -75,3 +76,6 @@ func BenchmarkGet(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkTasks claims and reports tasks; see [tasktest.Bench].
+func BenchmarkTasks(b *testing.B) { tasktest.Bench(b, open(b, postgres.Config{})) }

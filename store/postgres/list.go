@@ -25,9 +25,14 @@ const (
 // List implements [store.Store]. A list that exceeds 1,024 entries or 4 MiB keeps a connection of its own until its loop ends,
 // and is cut off with an error if the loop's body takes more than five minutes for an entry.
 func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[store.Entry, error] {
+	return s.ListAfter(ctx, prefix, "")
+}
+
+// ListAfter implements [store.Seeker]; what is said of List holds for it.
+func (s *Store) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[store.Entry, error] {
 	return func(yield func(store.Entry, error) bool) {
 		more := true
-		_, err := s.each(ctx, prefix, func(e store.Entry) bool {
+		_, err := s.each(ctx, prefix, after, func(e store.Entry) bool {
 			more = yield(e, nil)
 			return more
 		})
@@ -37,19 +42,20 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[store.Entry, 
 	}
 }
 
-// each hands out the entries under prefix as they are at one moment, until emit returns false, and returns the revision of
-// that moment.
-func (s *Store) each(ctx context.Context, prefix string, emit func(store.Entry) bool) (store.Revision, error) {
+// each hands out the entries under prefix and behind after as they are at one moment, until emit returns false, and returns
+// the revision of that moment.
+func (s *Store) each(ctx context.Context, prefix, after string, emit func(store.Entry) bool) (store.Revision, error) {
 	if ctx.Err() != nil {
 		return 0, context.Cause(ctx)
 	}
-	if err := store.CheckPrefix(prefix); err != nil {
+	begin, err := store.Begin(prefix, after)
+	if err != nil {
 		return 0, err
 	}
 	if err := s.closed(); err != nil {
 		return 0, err
 	}
-	l := s.newListing(ctx, prefix)
+	l := &listing{s: s, begin: begin, end: afterPrefix(prefix), watch: s.newWatchdog(ctx)}
 	defer l.close()
 	if err := l.open(); err != nil {
 		return 0, err
@@ -59,9 +65,9 @@ func (s *Store) each(ctx context.Context, prefix string, emit func(store.Entry) 
 
 // listing is a list under way: a transaction that sees one moment, of which a page has been read.
 type listing struct {
-	s      *Store
-	prefix string
-	watch  *watchdog
+	s          *Store
+	begin, end string // of the keys
+	watch      *watchdog
 
 	borrowed *pgxpool.Conn // nil once the list is over or long
 	own      *pgx.Conn     // of a long list
@@ -70,10 +76,6 @@ type listing struct {
 	page     []store.Entry
 	whole    bool // the page holds everything
 	revision store.Revision
-}
-
-func (s *Store) newListing(ctx context.Context, prefix string) *listing {
-	return &listing{s: s, prefix: prefix, watch: s.newWatchdog(ctx)}
 }
 
 // open reads the first page, if it has to in several attempts.
@@ -102,7 +104,7 @@ func (l *listing) open() error {
 // short reads everything with one statement, which needs no transaction, if it fits into a page.
 func (l *listing) short(ctx context.Context) error {
 	l.page = nil
-	rows, err := l.s.pool.Query(ctx, l.s.sql.page, l.prefix, afterPrefix(l.prefix), pageLength, pageBytes)
+	rows, err := l.s.pool.Query(ctx, l.s.sql.page, l.begin, l.end, pageLength, pageBytes)
 	if err != nil {
 		return err
 	}
@@ -130,7 +132,7 @@ func (l *listing) start(ctx context.Context) (err error) {
 	var batch pgx.Batch
 	batch.Queue(`BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`)
 	batch.Queue(l.s.sql.revision)
-	batch.Queue(l.s.sql.list, l.prefix, afterPrefix(l.prefix))
+	batch.Queue(l.s.sql.list, l.begin, l.end)
 	batch.Queue(`COMMIT`)
 	l.results = l.borrowed.SendBatch(ctx, &batch)
 	if _, err := l.results.Exec(); err != nil {

@@ -55,8 +55,9 @@ type Store struct {
 }
 
 var (
-	_ store.Store = (*Store)(nil)
-	_ store.Clock = (*Store)(nil)
+	_ store.Store  = (*Store)(nil)
+	_ store.Seeker = (*Store)(nil)
+	_ store.Clock  = (*Store)(nil)
 )
 
 // Open connects, makes or brings up to date what the database has to hold, and returns the store. It fails at

@@ -55,7 +55,7 @@ func (s *Store) watch(ctx context.Context, prefix string, after store.Revision, 
 	}
 	if after == 0 {
 		more := true
-		now, err := s.each(ctx, prefix, func(e store.Entry) bool {
+		now, err := s.each(ctx, prefix, "", func(e store.Entry) bool {
 			more = emit(store.Event{Op: store.OpPut, Entry: e})
 			return more
 		})

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/converge-agents/converge/internal/tasktest"
 	"github.com/converge-agents/converge/store"
 	"github.com/converge-agents/converge/store/sqlite"
 )
@@ -148,3 +149,6 @@ func replace(b *testing.B, s store.Store, caller, n int) error {
 	}
 	return nil
 }
+
+// BenchmarkTasks claims and reports tasks; see [tasktest.Bench].
+func BenchmarkTasks(b *testing.B) { tasktest.Bench(b, open(b, sqlite.Config{})) }

@@ -19,9 +19,14 @@ const (
 // List implements [store.Store]. A loop that needs more than 256 entries or 1 MiB holds its moment in
 // the database while it runs; until it ends, the log of the database grows with what is written.
 func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[store.Entry, error] {
+	return s.ListAfter(ctx, prefix, "")
+}
+
+// ListAfter implements [store.Seeker]; what is said of List holds for it.
+func (s *Store) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[store.Entry, error] {
 	return func(yield func(store.Entry, error) bool) {
 		more := true
-		_, err := s.each(ctx, prefix, func(e store.Entry) bool {
+		_, err := s.each(ctx, prefix, after, func(e store.Entry) bool {
 			more = yield(e, nil)
 			return more
 		})
@@ -56,7 +61,7 @@ func (s *Store) watch(ctx context.Context, prefix string, after store.Revision, 
 	}
 	if after == 0 {
 		more := true
-		now, err := s.each(ctx, prefix, func(e store.Entry) bool {
+		now, err := s.each(ctx, prefix, "", func(e store.Entry) bool {
 			more = emit(store.Event{Op: store.OpPut, Entry: e})
 			return more
 		})
@@ -68,18 +73,19 @@ func (s *Store) watch(ctx context.Context, prefix string, after store.Revision, 
 	return s.log.Follow(ctx, prefix, after, func(c *changes.Change) bool { return emit(c.Event()) })
 }
 
-// each hands out the entries under prefix as they are at one moment, until emit returns false, and
+// each hands out the entries under prefix and behind after as they are at one moment, until emit returns false, and
 // returns the revision of that moment.
-func (s *Store) each(ctx context.Context, prefix string, emit func(store.Entry) bool) (store.Revision, error) {
+func (s *Store) each(ctx context.Context, prefix, after string, emit func(store.Entry) bool) (store.Revision, error) {
 	if ctx.Err() != nil {
 		return 0, context.Cause(ctx)
 	}
-	if err := store.CheckPrefix(prefix); err != nil {
+	begin, err := store.Begin(prefix, after)
+	if err != nil {
 		return 0, err
 	}
 	l := &loop{store: s, page: make([]store.Entry, 0, 16)}
 	defer l.end()
-	if err := l.start(ctx, prefix); err != nil {
+	if err := l.start(ctx, begin, prefix); err != nil {
 		return 0, err
 	}
 	for {
@@ -109,13 +115,13 @@ type loop struct {
 }
 
 // start takes a moment and reads the first page.
-func (l *loop) start(ctx context.Context, prefix string) error {
+func (l *loop) start(ctx context.Context, begin, prefix string) error {
 	r, err := l.store.reader(ctx)
 	if err != nil {
 		return err
 	}
 	l.reader = r
-	if l.now, err = r.start(prefix); err != nil {
+	if l.now, err = r.start(begin, prefix); err != nil {
 		return err
 	}
 	if err := l.next(); err != nil || l.reader == nil {
@@ -145,9 +151,9 @@ func (l *loop) end() {
 	}
 }
 
-// start begins to read what lies under a prefix, at the moment whose revision it returns. Keys are made of
-// ASCII without DEL, so those with the prefix lie between it and itself with DEL.
-func (r *reader) start(prefix string) (store.Revision, error) {
+// start begins to read what lies under a prefix from begin on, at the moment whose revision it returns. Keys are made
+// of ASCII without DEL, so those with the prefix lie between it and itself with DEL.
+func (r *reader) start(begin, prefix string) (store.Revision, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.conn == nil {
@@ -158,7 +164,7 @@ func (r *reader) start(prefix string) (store.Revision, error) {
 	}
 	now, err := r.revision()
 	if err == nil {
-		r.rows, err = r.from.query(prefix, prefix+"\x7f")
+		r.rows, err = r.from.query(begin, prefix+"\x7f")
 	}
 	if err != nil {
 		r.commit.exec()

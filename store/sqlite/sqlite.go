@@ -89,7 +89,10 @@ type Store struct {
 	closeErr error
 }
 
-var _ store.Store = (*Store)(nil)
+var (
+	_ store.Store  = (*Store)(nil)
+	_ store.Seeker = (*Store)(nil)
+)
 
 // Open opens the store at config.Path and makes it if there is none. It returns [ErrLocked] if another
 // process has it open, [ErrForeign] or [ErrNewer] for a file that it leaves as it is, and [ErrCorrupt] for one

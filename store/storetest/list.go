@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"sync"
 	"testing"
@@ -84,9 +85,13 @@ func removeAll(t *testing.T, s store.Store, keys []string) {
 	})
 }
 
-// testListSnapshot has a writer that always changes "a" before "z": whoever sees them further apart than
-// one step, or "z" ahead, has seen two moments.
 func testListSnapshot(t *testing.T, s store.Store) {
+	listsOneMoment(t, s, func() iter.Seq2[store.Entry, error] { return s.List(t.Context(), "") })
+}
+
+// listsOneMoment has a writer that always changes "a" before "z": whoever sees them further apart than one step, or
+// "z" ahead, has seen two moments.
+func listsOneMoment(t *testing.T, s store.Store, list func() iter.Seq2[store.Entry, error]) {
 	for i := range 200 {
 		put(t, s, fmt.Sprintf("m%03d", i), "", 0)
 	}
@@ -110,7 +115,7 @@ func testListSnapshot(t *testing.T, s store.Store) {
 		}
 	})
 	for range 50 {
-		entries, err := collect(s.List(t.Context(), ""))
+		entries, err := collect(list())
 		if err != nil || len(entries) != 202 {
 			t.Errorf("List gives %d entries, %v", len(entries), err)
 			break

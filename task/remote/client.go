@@ -52,6 +52,8 @@ type Client struct {
 	restart func()              // ends the poll that is under way
 	pending []task.Task         // what the agent may claim, in order
 	taken   map[string]int      // tasks that claims are under way for: how many
+	leaving map[string]*leaving // tasks that the agent is ending, or giving back
+	missed  bool                // an end was kept back that has to be told after all
 	own     map[string]*ownTask // what the agent has submitted and holds
 
 	deliver   sync.Mutex // held while listeners are told
@@ -70,6 +72,12 @@ type ownTask struct {
 	epoch     uint64 // of the claim by which it is held
 }
 
+// leaving is operations under way by which the agent ends a task that it holds, or gives it back.
+type leaving struct {
+	ops   int
+	ended bool // the host has told of the task's end meanwhile, which may be what they have done
+}
+
 // New checks the configuration and returns a client. It starts nothing.
 func New(c Config) (*Client, error) {
 	switch {
@@ -84,7 +92,7 @@ func New(c Config) (*Client, error) {
 	c.Patience = cmp.Or(c.Patience, DefaultPatience)
 	c.MaxMessage = cmp.Or(c.MaxMessage, message.DefaultMaxSize)
 	return &Client{
-		config: c, soft: soft(c.MaxMessage - envelope), taken: map[string]int{}, own: map[string]*ownTask{}, restart: func() {},
+		config: c, soft: soft(c.MaxMessage - envelope), taken: map[string]int{}, leaving: map[string]*leaving{}, own: map[string]*ownTask{}, restart: func() {},
 	}, nil
 }
 

@@ -146,6 +146,8 @@ func (d *doing) prepare(i int) error {
 		return d.c.expect(o.id())
 	case OpClaim:
 		d.c.take(o.TaskID)
+	case OpReport, OpFail, OpRelease:
+		d.c.leave(o.id())
 	}
 	return nil
 }

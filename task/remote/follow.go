@@ -201,6 +201,9 @@ func (c *Client) question(b *Binding, wait time.Duration, restart func()) (*requ
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.restart = restart
+	if c.missed {
+		c.missed, c.cursor = false, cursor{}
+	}
 	p := &pollRequest{window: b.Window, cursor: c.cursor, wait: wait}
 	tasks := make(map[string]task.Task, len(c.pending))
 	for _, t := range c.pending {
@@ -245,12 +248,19 @@ func (c *Client) forgetPending() {
 	c.pending, c.restart = nil, func() {}
 }
 
-// over returns those tasks that have ended and were the agent's, which they are no longer.
+// over returns those tasks that have ended and were the agent's, which they are no longer. An end of a task that the
+// agent is ending itself is kept back until it is known whose doing it was.
 func (c *Client) over(ended []task.Task) (told []task.Task) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, t := range ended {
-		if o := c.own[t.ID]; o != nil && t.Status.Terminal() {
+		o := c.own[t.ID]
+		if o == nil || !t.Status.Terminal() {
+			continue
+		}
+		if l := c.leaving[t.ID]; l != nil && !o.submitted {
+			l.ended = true
+		} else {
 			delete(c.own, t.ID)
 			told = append(told, t)
 		}

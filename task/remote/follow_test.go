@@ -212,7 +212,6 @@ func TestClaimsOfADeadWorkerRunOutAndAnotherEndsThem(t *testing.T) {
 	})
 }
 
-// TestRestartOfTheHostLosesNothing switches Hanna's machine off and on, with her store, while tasks end.
 // TestOwnClaimThatRanOutIsShownAgain has a worker that is alone lose a claim without hearing of it: it has to
 // see the task again, since nobody else would do it.
 func TestOwnClaimThatRanOutIsShownAgain(t *testing.T) {
@@ -237,6 +236,66 @@ func TestOwnClaimThatRanOutIsShownAgain(t *testing.T) {
 	})
 }
 
+// TestOwnDoingIsNotTold has the host tell of a task's end before the one who has ended it has read the answer.
+func TestOwnDoingIsNotTold(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newSite(t)
+		boss, worker := s.client(alice), s.client(bob, "work")
+		var ends, work recorder
+		defer boss.Attach(ends.listen)()
+		defer worker.Attach(work.listen)()
+		for _, id := range []string{"done", "failed", "given-back"} {
+			boss.mustSubmit(t, task.Spec{ID: id, ClaimTTL: time.Hour, Capabilities: []string{"work"}, MaxAttempts: 1})
+		}
+		done, failed, back := worker.mustClaim(t, "done"), worker.mustClaim(t, "failed"), worker.mustClaim(t, "given-back")
+		time.Sleep(time.Second)
+		work.tell()
+		ends.tell()
+		worker.late.Store(int64(time.Second))
+		if _, err := worker.Report(t.Context(), done, nil, ""); err != nil {
+			t.Error(err)
+		}
+		if _, err := worker.Fail(t.Context(), failed, "bad day"); err != nil {
+			t.Error(err)
+		}
+		time.AfterFunc(500*time.Millisecond, func() { must(s.tasks.Cancel(context.Background(), "given-back", alice.ID())) })
+		if _, err := worker.Release(t.Context(), back); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Minute)
+		if told := work.statuses(); told["done completed"]+told["failed failed"]+told["given-back cancelled"] > 0 {
+			t.Errorf("the worker was told %v", told)
+		}
+		if told := ends.statuses(); told["done completed"] != 1 || told["failed failed"] != 1 || told["given-back cancelled"] != 1 {
+			t.Errorf("the submitter was told %v", told)
+		}
+	})
+}
+
+// TestEndIsToldIfItIsNotKnownWhose has a worker's report meet a cancellation, and all answers to it be lost.
+func TestEndIsToldIfItIsNotKnownWhose(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newSite(t)
+		boss, worker := s.client(alice), s.client(bob)
+		var work recorder
+		defer worker.Attach(work.listen)()
+		boss.mustSubmit(t, task.Spec{ID: "a", ClaimTTL: time.Hour})
+		claim := worker.mustClaim(t, "a")
+		time.Sleep(time.Second)
+		work.tell()
+		worker.late.Store(-1)
+		must(s.tasks.Cancel(t.Context(), "a", alice.ID()))
+		_, err := worker.Report(t.Context(), claim, nil, "")
+		expectErr(t, "a report that nobody answers", err, remote.ErrUnavailable)
+		worker.late.Store(0)
+		time.Sleep(time.Minute)
+		if told := work.statuses(); !maps.Equal(told, map[string]int{"a cancelled": 1}) {
+			t.Errorf("the worker was told %v", told)
+		}
+	})
+}
+
+// TestRestartOfTheHostLosesNothing switches Hanna's machine off and on, with her store, while tasks end.
 func TestRestartOfTheHostLosesNothing(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		s := newSite(t)

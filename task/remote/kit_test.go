@@ -168,8 +168,9 @@ type client struct {
 	*remote.Client
 	*transport.Hooked
 	profile task.Profile
-	stop    func()   // switches the agent's machine off
-	inbox   sync.Map // what came besides answers, by ID
+	stop    func()       // switches the agent's machine off
+	late    atomic.Int64 // for how long the answers to operations lie about; their loss, if it is negative
+	inbox   sync.Map     // what came besides answers, by ID
 }
 
 // client brings an agent onto the network that has capabilities.
@@ -196,10 +197,25 @@ func (s *site) clientWith(id *identity.Identity, capabilities []string, config r
 	})
 	c.stop = sync.OnceFunc(func() { cancel(); receiving.Wait(); closeTransport() })
 	s.t.Cleanup(c.stop)
-	if err := c.Bind(remote.Binding{Requester: c.Hooked, Profile: c.profile, Logger: quiet}); err != nil {
+	if err := c.Bind(remote.Binding{Requester: c, Profile: c.profile, Logger: quiet}); err != nil {
 		s.t.Fatal(err)
 	}
 	return c
+}
+
+// Request implements [remote.Requester]. What follows the tasks' ends gets its answers at once; so do not those who
+// ask for something to be done, if the test says so.
+func (c *client) Request(ctx context.Context, d message.Draft) (*message.Message, error) {
+	m, err := c.Hooked.Request(ctx, d)
+	switch late := time.Duration(c.late.Load()); {
+	case d.TTL != remote.DefaultTimeout: // a poll waits for longer
+	case late < 0:
+		<-ctx.Done()
+		return nil, context.Cause(ctx)
+	default:
+		time.Sleep(late)
+	}
+	return m, err
 }
 
 // mustSubmit submits a task with Alice's client.

@@ -45,6 +45,33 @@ func (c *Client) take(id string) {
 	}
 }
 
+// leave notes that the agent is about to end a task that it holds, or to give it back: the end that the host tells of
+// meanwhile may be by the agent's own doing, which it is not told.
+func (c *Client) leave(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := c.leaving[id]
+	if l == nil {
+		l = &leaving{}
+		c.leaving[id] = l
+	}
+	l.ops++
+}
+
+// left notes how that has come out. If it is not known and an end was kept back, the poll finds out anew. It wants
+// mu held.
+func (c *Client) left(id string, known bool) {
+	l := c.leaving[id]
+	if l.ops--; l.ops > 0 {
+		return
+	}
+	delete(c.leaving, id)
+	if l.ended && !known {
+		c.missed = true
+		c.restart()
+	}
+}
+
 // settle notes how an operation has ended.
 func (c *Client) settle(op *Op, t *task.Task, err error) {
 	c.mu.Lock()
@@ -63,6 +90,9 @@ func (c *Client) settle(op *Op, t *task.Task, err error) {
 		}
 	case OpHeartbeat, OpReport, OpFail, OpRelease:
 		over := err == nil && op.Kind != OpHeartbeat || task.IsLost(err)
+		if op.Kind != OpHeartbeat {
+			c.left(id, over)
+		}
 		if o != nil && over {
 			o.held = false
 			c.drop(id, o)

@@ -119,6 +119,8 @@ func testOwnership(t *testing.T, c *cast) {
 	carol.expect("as sent")
 }
 
+// testGarbage wants every honest message to arrive in order, and every other frame to be refused. Those of two
+// senders mix in any order: Mallory's last one is sound, so that what arrives before it is all that she sent.
 func testGarbage(t *testing.T, c *cast) {
 	alice, bob, mallory := c.enter(), c.enter(), c.enter()
 	s, v := c.signer(alice), c.verifier(bob)
@@ -127,28 +129,40 @@ func testGarbage(t *testing.T, c *cast) {
 		garbage := make([]byte, 1+i*7)
 		rand.Read(garbage)
 		mallory.mustSend(bob.direct(), string(garbage))
-		m, err := s.Sign(t.Context(), message.Draft{To: bob.id.ID(), Body: fmt.Append(nil, i)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		mallory.mustSend(bob.direct(), string(m.Raw()[:len(m.Raw())-1]))
-		alice.mustSend(bob.direct(), string(m.Raw()))
+		honest := alice.mustSign(s, bob, fmt.Sprint(i))
+		mallory.mustSend(bob.direct(), honest[:len(honest)-1])
+		alice.mustSend(bob.direct(), honest)
 	}
-	drops := 0
-	for i := range rounds {
+	mallory.mustSend(bob.direct(), mallory.mustSign(c.signer(mallory), bob, "the last"))
+	drops, honest := 0, 0
+	for last := false; honest < rounds || !last; {
 		ctx, cancel := bob.soon()
 		m, err := transport.ReceiveVerified(ctx, bob.Transport, v, func(context.Context, *message.Refusal) { drops++ })
 		cancel()
-		if err != nil {
-			t.Fatalf("after %d honest messages: %v", i, err)
-		}
-		if string(m.Body()) != fmt.Sprint(i) || m.Sender() != alice.id.ID() {
-			t.Fatalf("honest message %d arrived as %s, %q", i, m, m.Body())
+		switch {
+		case err != nil:
+			t.Fatalf("after %d honest messages: %v", honest, err)
+		case m.Sender() == mallory.id.ID() && string(m.Body()) == "the last":
+			last = true
+		case m.Sender() == alice.id.ID() && string(m.Body()) == fmt.Sprint(honest):
+			honest++
+		default:
+			t.Fatalf("honest message %d arrived as %s, %q", honest, m, m.Body())
 		}
 	}
-	if drops == 0 {
-		t.Error("no refused frame was reported")
+	if drops != 2*rounds {
+		t.Errorf("%d refused frames were reported, want %d", drops, 2*rounds)
 	}
+}
+
+// mustSign returns a signed message to another agent.
+func (a *actor) mustSign(s *message.Signer, to *actor, body string) (frame string) {
+	a.t.Helper()
+	m, err := s.Sign(a.t.Context(), message.Draft{To: to.id.ID(), Body: []byte(body)})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return string(m.Raw())
 }
 
 func testReceiveContext(t *testing.T, c *cast) {

@@ -53,8 +53,8 @@ func (p *pair) flows() {
 	p.t.Helper()
 	p.there.through()
 	p.back.through()
-	p.there.pour(50)
-	p.back.pour(50)
+	p.there.pour(poured)
+	p.back.pour(poured)
 }
 
 // noticed waits until both know that the path is gone, and checks that the third knows nothing of it.
@@ -129,7 +129,7 @@ func pump(t *testing.T, streams ...*stream) (stop func()) {
 	for _, s := range streams {
 		pumping.Go(func() {
 			for i := 0; !stopped.Load() && !t.Failed(); i++ {
-				if err := s.send(); err != nil || i%10 == 0 {
+				if err := s.send(); err != nil || i%burst == 0 {
 					pause()
 				}
 			}
@@ -154,11 +154,11 @@ func testCutsUnderLoad(t *testing.T, c *cast) {
 	path := c.fabric.(Cutter)
 	for range 5 {
 		stop := pump(t, p.there, p.back)
-		hears(t, 50, p.there, p.back)
+		hears(t, heard, p.there, p.back)
 		path.Cut(p.both())
 		p.undisturbed()
 		path.Heal(p.both())
-		hears(t, 50, p.there, p.back)
+		hears(t, heard, p.there, p.back)
 		stop()
 	}
 	p.flows()
@@ -212,8 +212,8 @@ func testStrandAndRestart(t *testing.T, c *cast) {
 	there.next, back.next = p.there.next, p.back.next
 	there.through()
 	back.through()
-	there.pour(50)
-	back.pour(50)
+	there.pour(poured)
+	back.pour(poured)
 	there.audit(true)
 	back.audit(true)
 }
@@ -226,7 +226,7 @@ func testFlapping(t *testing.T, c *cast) {
 	p.there.size, p.back.size = 1<<10, 1<<10
 	path.Flap(a, b, carried)
 	stop := pump(t, p.there, p.back)
-	hears(t, 300, p.there, p.back) // some six connections' worth
+	hears(t, flapped, p.there, p.back) // some six connections' worth, or three
 	stop()
 	path.Heal(a, b)
 	p.flows()

@@ -97,6 +97,9 @@ func settled(t *testing.T, pushers []*pusher) bool {
 func testPressure(t *testing.T, c *cast) {
 	alice, bob, carol, dave := c.enter(), c.enter("t"), c.enter("t"), c.enter()
 	policy := c.overflow()
+	for _, from := range []*actor{alice, dave} {
+		from.reaches(bob)
+	}
 	before := heap()
 	var pushers []*pusher
 	for i, from := range []*actor{alice, alice, dave} {
@@ -119,6 +122,13 @@ func testPressure(t *testing.T, c *cast) {
 		p.stop.Store(true)
 	}
 	bob.drain(policy, pushers, past)
+}
+
+// reaches sends until a frame has arrived, so that the path is there: what comes next is about the receiver.
+func (a *actor) reaches(to *actor) {
+	a.t.Helper()
+	until(a.t, "an agent is reached", func() bool { return a.trySend(a.t.Context(), to.direct(), []byte("are you there?")) == nil })
+	to.expect("are you there?")
 }
 
 func checkPolicy(t *testing.T, policy Overflow, ended bool, pushers []*pusher) {
@@ -261,6 +271,7 @@ func (c *cast) tooMany() int {
 
 func testCloseOfFullReceiver(t *testing.T, c *cast) {
 	alice, bob := c.enter(), c.enter()
+	alice.reaches(bob)
 	p := push(alice, 0, bob, c.tooMany())
 	stuck := !settled(t, []*pusher{p})
 	bob.close()
@@ -274,6 +285,7 @@ func testCloseOfFullReceiver(t *testing.T, c *cast) {
 
 func testCloseOfSenderToFullReceiver(t *testing.T, c *cast) {
 	alice, bob, carol := c.enter(), c.enter(), c.enter()
+	alice.reaches(bob)
 	p := push(alice, 0, bob, c.tooMany())
 	stuck := !settled(t, []*pusher{p})
 	alice.close()
@@ -281,11 +293,13 @@ func testCloseOfSenderToFullReceiver(t *testing.T, c *cast) {
 	if stuck && !errors.Is(p.err, transport.ErrClosed) {
 		t.Errorf("Send by a transport that was closed: %v, want ErrClosed", p.err)
 	}
-	ending := push(carol, 1, bob, 1)
+	var ending sync.WaitGroup
+	t.Cleanup(ending.Wait)
+	received := make(chan struct{})
+	defer close(received)
+	last := push(carol, 1, bob, 0)
+	ending.Go(func() { last.end(bob, 1, c.overflow(), received) }) // again while he is full
 	for got := bob.next(); got[0] != 1; got = bob.next() {
-		if ending.done() && ending.err != nil { // refused while it was full
-			ending = push(carol, 1, bob, 1)
-		}
 	}
 }
 

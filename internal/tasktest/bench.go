@@ -1,0 +1,122 @@
+package tasktest
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/converge-agents/converge/store"
+	"github.com/converge-agents/converge/task"
+)
+
+// Bench measures how many tasks a second are claimed and then reported on a store, by 64, 256 and 1,024 callers of
+// one manager that somebody is attached to, as its agents' word and with their signatures, which are made and
+// verified. The tasks wait when it begins: what it takes to submit them does not count. The processor time of a
+// task, that of this process, suffers least from what else the machine does.
+func Bench(b *testing.B, s store.Store) {
+	for _, signed := range []bool{false, true} {
+		for _, callers := range []int{64, 256, 1024} {
+			b.Run(fmt.Sprintf("signed=%t/callers=%d", signed, callers), func(b *testing.B) {
+				c := newCrew(b, s)
+				if !signed {
+					c.manager = unsignedManager(b, s)
+				}
+				defer c.attach()()
+				ids := c.submit(b, b.N)
+				b.ReportAllocs()
+				b.ResetTimer()
+				before := cpuTime()
+				c.claimAndReport(b, callers, ids, signed)
+				b.StopTimer()
+				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "tasks/s")
+				b.ReportMetric(float64((cpuTime()-before).Microseconds())/float64(b.N), "CPU-µs/task")
+			})
+		}
+	}
+}
+
+func unsignedManager(b *testing.B, s store.Store) *task.Manager {
+	b.Helper()
+	m, err := task.New(task.Config{Store: s, UnsignedUnsafe: true, Retention: task.Forever, MaxPending: 1 << 30, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return m
+}
+
+// submit returns the IDs of so many new tasks.
+func (c *crew) submit(b *testing.B, n int) []string {
+	b.Helper()
+	ids := make([]string, n)
+	const chunk = 256
+	var next atomic.Int64
+	inParallel(chunk, func() bool {
+		first := int(next.Add(1)-1) * chunk
+		specs := make([]*task.Spec, max(0, min(chunk, n-first)))
+		for i := range specs {
+			specs[i] = &task.Spec{Kind: kind}
+		}
+		if errs := c.submitter.SignSpecs(specs...); errs != nil {
+			b.Error(errs)
+			return false
+		}
+		for i, spec := range specs {
+			k, err := c.manager.Submit(context.Background(), *spec)
+			if err != nil {
+				b.Error(err)
+				return false
+			}
+			ids[first+i] = k.ID
+		}
+		return len(specs) > 0
+	})
+	if b.Failed() {
+		b.FailNow()
+	}
+	return ids
+}
+
+func (c *crew) claimAndReport(b *testing.B, callers int, ids []string, signed bool) {
+	var next atomic.Int64
+	inParallel(callers, func() bool {
+		i := next.Add(1) - 1
+		if i >= int64(len(ids)) {
+			return false
+		}
+		if err := c.claimAndReportOne(ids[i], signed); err != nil {
+			b.Error(err)
+			return false
+		}
+		return true
+	})
+}
+
+func (c *crew) claimAndReportOne(id string, signed bool) error {
+	claim, _, err := c.manager.Claim(context.Background(), id, c.profile)
+	if err != nil {
+		return err
+	}
+	ending := task.Completion(claim, []byte("done"), "text/plain")
+	if signed {
+		if errs := c.worker.SignEndings(&ending); errs != nil {
+			return errs[0]
+		}
+	}
+	_, err = c.manager.End(context.Background(), ending)
+	return err
+}
+
+// inParallel calls more in so many goroutines for as long as it returns true.
+func inParallel(callers int, more func() bool) {
+	var all sync.WaitGroup
+	for range callers {
+		all.Go(func() {
+			for more() {
+			}
+		})
+	}
+	all.Wait()
+}

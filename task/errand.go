@@ -1,0 +1,51 @@
+package task
+
+import (
+	"bytes"
+	"sync"
+
+	"github.com/converge-agents/converge/store"
+)
+
+// errand is the change of a task that this program has under way to the store. A store may tell of a change before
+// its writer has the answer: who follows the store then need not read, and verify, what this program has just written.
+type errand struct {
+	mu  sync.Mutex
+	out *record // nil if there is none; of several the latest
+}
+
+// leave says that a record goes to the store.
+func (r *record) leave() {
+	r.errand.mu.Lock()
+	defer r.errand.mu.Unlock()
+	r.errand.out = r
+}
+
+// returned ends the errand of a record, which has been written with a revision, 0 if it has not.
+func (r *record) returned(with store.Revision) {
+	r.errand.mu.Lock()
+	defer r.errand.mu.Unlock()
+	if r.errand.out == r {
+		r.errand.out = nil
+	}
+	if r.revision == 0 { // it is not yet known that way
+		r.revision = with
+	}
+}
+
+// sent returns the record that is on its way to the store for the same task, if that is what an entry holds.
+func (r *record) sent(e store.Entry) *record {
+	r.errand.mu.Lock()
+	defer r.errand.mu.Unlock()
+	out := r.errand.out
+	if out == nil || out.revision != 0 {
+		return nil
+	}
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	if *buf = out.append((*buf)[:0]); !bytes.Equal(*buf, e.Value) {
+		return nil
+	}
+	out.revision = e.Revision
+	return out
+}
