@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/discovery"
+	"github.com/converge-agents/converge/pool"
 )
 
 // The stores. [StoreSQLite] may be followed by a file, as in "sqlite:tasks.db"; [StorePostgres] stands for a
@@ -80,7 +81,7 @@ const (
 
 // Pool describes a group of agents. Only its members see its tasks, and only they may publish to its topics.
 type Pool struct {
-	// Name is formed like a tool's name; required, and once in a Config.
+	// Name is formed like a tool's name, of 64 characters at most; required, and once in a Config.
 	Name string `key:"name"`
 	// Owner is the agent of this process that makes the pool unless it exists. Default "", which leaves
 	// that to another process.
@@ -249,8 +250,8 @@ func (k checker) pools() {
 	for i, p := range k.Pools {
 		key := item("pools", i)
 		switch {
-		case !isName(p.Name):
-			k.bad(child(key, "name"), nameHint, "not a pool's name: %q", clip(p.Name))
+		case !isName(p.Name) || len(p.Name) > pool.MaxName:
+			k.bad(child(key, "name"), "use 1 to 64 letters, digits, '_', '-' and '.'", "not a pool's name: %q", clip(p.Name))
 		case names[p.Name]:
 			k.bad(child(key, "name"), "", "%q is given twice", clip(p.Name))
 		}

@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/converge-agents/converge/config"
 	"github.com/converge-agents/converge/discovery"
@@ -67,18 +68,25 @@ func (n *Network) speak(ctx context.Context, d message.Draft) error {
 	return m.runtime.Send(ctx, d)
 }
 
-// reach dials an agent that a peer has introduced, where the agent itself says that it can be reached. Those whom the
-// configuration names are dialled where it says.
+// tcpScheme begins the URLs of agents that are reached by the transport tcp.
+const tcpScheme = "tls://"
+
+// reach lets an agent connect that a peer has introduced, and dials it where the agent itself says that it can be
+// reached, if it does. Those whom the configuration names are dialled where it says.
 func (n *Network) reach(d discovery.Descriptor) {
-	if n.isNamed(d.ID) || len(d.Endpoints) == 0 {
+	if n.isNamed(d.ID) {
 		return
+	}
+	address := ""
+	if len(d.Endpoints) > 0 {
+		address = d.Endpoints[0]
 	}
 	var err error
 	switch carrier := n.transport.(type) {
 	case tcpCarrier:
-		err = carrier.AddPeer(tcp.Peer{Name: d.ID.Short(), ID: d.ID, Address: d.Endpoints[0]})
+		err = carrier.AddPeer(tcp.Peer{Name: d.ID.Short(), ID: d.ID, Address: strings.TrimPrefix(address, tcpScheme)})
 	case webSocketCarrier:
-		err = carrier.AddPeer(websocket.Peer{Name: d.ID.Short(), ID: d.ID, Address: d.Endpoints[0]})
+		err = carrier.AddPeer(websocket.Peer{Name: d.ID.Short(), ID: d.ID, Address: address})
 	}
 	if err != nil {
 		n.log.Debug("agent advertises an address that cannot be dialled", "agent", d.ID.Short(), "error", err)
@@ -113,8 +121,12 @@ func (n *Network) runGossip(ctx context.Context) (hush func(kind string)) {
 
 // endpoints are what descriptors of this process's agents advertise.
 func (n *Network) endpoints() []string {
-	if a := n.config.Discovery.Advertise; a != "" {
-		return []string{a}
+	a := n.config.Discovery.Advertise
+	switch {
+	case a == "":
+		return nil
+	case n.config.TransportKind() == config.TransportTCP:
+		a = tcpScheme + a
 	}
-	return nil
+	return []string{a}
 }

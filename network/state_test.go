@@ -2,6 +2,7 @@ package network_test
 
 import (
 	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -175,34 +176,35 @@ func TestRevocationInTheFolderIsInForceWithinASecond(t *testing.T) {
 	east.end()
 }
 
-// TestIntroducedAgentIsHeard has two processes that know of a third one and not of each other.
-func TestIntroducedAgentIsHeard(t *testing.T) {
+// TestIntroducedAgentIsDialledWhereItSays has two processes that know of a third one and not of each other. The one
+// that says where it can be reached is dialled by the other.
+func TestIntroducedAgentIsDialledWhereItSays(t *testing.T) {
 	t.Parallel()
 	m := newMachines(t, "hub", "east", "west")
-	agent := func(name, rest string, peers ...string) string {
-		var known strings.Builder
-		for _, p := range peers {
-			known.WriteString(p)
-		}
+	agent := func(name, discovery, peers string) string {
 		return fmt.Sprintf(`
 network: machines
 transport: tcp
-listen: 127.0.0.1:0
-discovery: {via: messages, admit: any}
-peers:
 %s
+peers:
 %s
 tools:
   echo: {command: [cat], stdin: hello}
 agents:
   - {name: %s, kind: worker, key: %q, capabilities: {greet: echo}, tools: [echo]}
-`, known.String(), rest, name, m.key(name))
+`, discovery, peers, name, m.key(name))
 	}
-	hub := run(t, agent("hub", "", m.peer("east", ""), m.peer("west", "")), network.Options{})
-	dial := ", address: " + strconv.Quote(hub.address())
-	east := run(t, agent("east", "", m.peer("hub", dial)), network.Options{})
-	west := run(t, agent("west", "", m.peer("hub", dial)), network.Options{})
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	address := free.Addr().String()
+	check(t, free.Close())
+	const introduced = "discovery: {via: messages, admit: any"
+	hub := run(t, agent("hub", "listen: 127.0.0.1:0\n"+introduced+"}", m.peer("east", "")+m.peer("west", "")), network.Options{})
+	dial := m.peer("hub", ", address: "+strconv.Quote(hub.address()))
+	east := run(t, agent("east", fmt.Sprintf("listen: %q\n%s, advertise: %q}", address, introduced, address), dial), network.Options{})
+	west := run(t, agent("west", "listen: 127.0.0.1:0\n"+introduced+"}", dial), network.Options{})
 	eventually(t, "east and west know each other", func() bool {
 		return east.Knows(m.ids["west"].ID()) && west.Knows(m.ids["east"].ID())
 	})
+	eventually(t, "west is connected to the hub and to east", func() bool { return west.Metrics().Transport().Connections == 2 })
 }

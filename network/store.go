@@ -73,6 +73,7 @@ const (
 	healthTimeout = 2 * time.Second
 	// clusterPatience is how long the servers of a cluster may take to find each other.
 	clusterPatience = 2 * time.Minute
+	clusterRetry    = 200 * time.Millisecond
 )
 
 // openBucket opens a key-value bucket on the servers that carry the messages too.
@@ -98,14 +99,32 @@ func (n *Network) openBucket(ctx context.Context) (store.Store, error) {
 	for giveUp := time.Now().Add(clusterPatience); ; {
 		s, err := natskv.Open(ctx, c)
 		if err == nil {
+			if err = readable(ctx, s); err != nil {
+				err = errors.Join(err, s.Close())
+			}
+		}
+		if err == nil {
 			n.metrics.Require("store", func() bool { return s.Healthy() == nil })
 			return s, nil
 		}
-		if !errors.Is(err, natskv.ErrUnavailable) || ctx.Err() != nil || time.Now().After(giveUp) {
+		if s == nil && !errors.Is(err, natskv.ErrUnavailable) || ctx.Err() != nil || time.Now().After(giveUp) {
 			return nil, err
 		}
 		n.log.Info("waiting for the servers of the store", "error", err)
+		select {
+		case <-time.After(clusterRetry):
+		case <-ctx.Done():
+		}
 	}
+}
+
+// readable reports why a store does not answer: the servers of a cluster that has just found each other may refuse
+// for a moment.
+func readable(ctx context.Context, s store.Store) error {
+	for _, err := range s.List(ctx, "keys/") {
+		return err
+	}
+	return nil
 }
 
 // closeStore ends the store, and its connection if it has one.

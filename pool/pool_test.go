@@ -145,6 +145,10 @@ func TestTokenAdmission(t *testing.T) {
 			t.Fatal(err)
 		}
 		expectMembers(t, m, "p", alice, bob)
+		if _, err := other.Edit(t.Context(), alice, "p", func(s *pool.Spec) error { s.Token = slices.Clone(secret); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		expectMembers(t, m, "p", alice, bob) // it is the same
 		next := pool.NewToken()
 		if _, err := m.Edit(t.Context(), alice, "p", func(s *pool.Spec) error { s.Token = next; return nil }); err != nil {
 			t.Fatal(err)

@@ -60,10 +60,14 @@ const (
 // token, and none has to know it. A token that can be guessed can be guessed from the record, without
 // asking anybody; hence MinToken.
 
-// setToken has the pool ask for a token from now on.
+// setToken has the pool ask for a token from now on. Where it asks for that one already, nothing changes: those who
+// joined with it stay members.
 func (d *Definition) setToken(t Token) error {
 	if len(t) < MinToken || len(t) > MaxToken {
 		return invalid("Token has %d bytes; it has %d to %d, and NewToken makes a good one", len(t), MinToken, MaxToken)
+	}
+	if same, err := d.admits(t); err != nil || same {
+		return err
 	}
 	d.salt = make([]byte, saltSize)
 	rand.Read(d.salt) // never fails
@@ -73,6 +77,18 @@ func (d *Definition) setToken(t Token) error {
 	}
 	d.tokenKey = key.Public().(ed25519.PublicKey)
 	return nil
+}
+
+// admits reports whether the pool asks for this token.
+func (d *Definition) admits(t Token) (bool, error) {
+	if d.tokenKey == nil {
+		return false, nil
+	}
+	key, err := d.deriveKey(t)
+	if err != nil {
+		return false, err
+	}
+	return subtle.ConstantTimeCompare(key.Public().(ed25519.PublicKey), d.tokenKey) == 1, nil
 }
 
 // deriveKey returns the key that a token is, in this pool.

@@ -180,8 +180,9 @@ func (k *Coordinator) Decide(_ context.Context, t converge.Turn) ([]converge.Dec
 func (k *Coordinator) failed(f converge.Failure) {
 	switch d := f.Decision.(type) {
 	case converge.SubmitTask: // one that only found no room, or nobody, is tried again
-		k.away = k.away || errors.Is(f.Err, remote.ErrUnavailable)
-		if errors.Is(f.Err, task.ErrFull) || errors.Is(f.Err, converge.ErrTooMany) || errors.Is(f.Err, remote.ErrUnavailable) {
+		noRoom := errors.Is(f.Err, task.ErrFull) || errors.Is(f.Err, converge.ErrTooMany)
+		away := !noRoom && isAway(d.Spec, f.Err)
+		if k.away = k.away || away; noRoom || away {
 			k.again = append(k.again, d)
 		} else {
 			k.settle(Outcome{Task: task.Task{Spec: d.Spec, Status: task.Failed, Error: f.Err.Error()}, Err: f.Err})
@@ -193,6 +194,22 @@ func (k *Coordinator) failed(f converge.Failure) {
 			k.again = append(k.again, d)
 		}
 	}
+}
+
+// refusals are the answers to a submission that another attempt would not change.
+var refusals = []error{
+	task.ErrInvalid, task.ErrExists, task.ErrNotMember, task.ErrUnsigned, task.ErrForged, task.ErrRecord,
+	converge.ErrNotConfigured, remote.ErrNotAllowed, remote.ErrUnsupported,
+}
+
+// isAway reports whether a submission found the tasks out of reach, so that it is to be repeated later. It may have
+// been made all the same: with an idempotency key, that does no harm.
+func isAway(spec task.Spec, err error) bool {
+	if errors.Is(err, remote.ErrUnavailable) {
+		return true
+	}
+	refused := slices.ContainsFunc(refusals, func(refusal error) bool { return errors.Is(err, refusal) })
+	return spec.IdempotencyKey != "" && !refused
 }
 
 func (k *Coordinator) spec(id string) task.Spec { return k.config.Tasks[k.byID[id]] }

@@ -1,6 +1,7 @@
 package role_test
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/converge-agents/converge"
 	"github.com/converge-agents/converge/role"
+	"github.com/converge-agents/converge/store"
 	"github.com/converge-agents/converge/task"
 )
 
@@ -107,6 +109,31 @@ func TestDeadlineOfAJobCountsFromItsFirstStart(t *testing.T) {
 		}
 		if cancelled != 1 {
 			t.Errorf("%d tasks were cancelled", cancelled)
+		}
+	})
+}
+
+// TestStoreThatIsAwayCostsNoTask has submissions fail for reasons that pass, and for one that does not.
+func TestStoreThatIsAwayCostsNoTask(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, first, _ := resume(t, errands(3), nil)
+		failures := []converge.Failure{
+			{Decision: converge.SubmitTask{Spec: first[0]}, Err: errors.New("the connection broke; it may have happened")},
+			{Decision: converge.SubmitTask{Spec: first[1]}, Err: fmt.Errorf("submit: %w", store.ErrFull)},
+			{Decision: converge.SubmitTask{Spec: first[2]}, Err: fmt.Errorf("submit: %w", task.ErrNotMember)},
+		}
+		again := map[string]bool{}
+		for range 3 {
+			for _, d := range must(k.Decide(t.Context(), converge.Turn{Failures: failures})) {
+				if d, ok := d.(converge.SubmitTask); ok {
+					again[d.Spec.ID] = true
+				}
+			}
+			failures = nil
+			time.Sleep(time.Second)
+		}
+		if !again[first[0].ID] || !again[first[1].ID] || again[first[2].ID] || k.Progress().Failed != 1 {
+			t.Errorf("submitted again: %v; %+v", again, k.Progress())
 		}
 	})
 }

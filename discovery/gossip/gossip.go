@@ -60,7 +60,7 @@ type Config struct {
 	// Introduced bounds the agents that are in because one peer has passed them on; 0 means
 	// DefaultIntroduced. At the bound others of that peer are refused, until some have run out.
 	Introduced int
-	// Reach, if set, is told of each descriptor that was taken in and says where its agent can be reached,
+	// Reach, if set, is told of each descriptor that was taken in and is not a withdrawal,
 	// also of one that says the same as before. The addresses are what the agent has signed.
 	Reach func(discovery.Descriptor)
 

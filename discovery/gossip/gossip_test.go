@@ -85,7 +85,11 @@ func (w *wires) start(id *identity.Identity, change func(*gossip.Config), knows 
 	population := must(p.service.Populate(context.Background(), p.registry))
 	c := gossip.Config{
 		Service: p.service, Send: p.send, Admit: admitAll, Logger: quiet,
-		Reach: func(d discovery.Descriptor) { p.note(&p.reached, d.ID.Short()+" "+strings.Join(d.Endpoints, " ")) },
+		Reach: func(d discovery.Descriptor) {
+			if len(d.Endpoints) > 0 {
+				p.note(&p.reached, d.ID.Short()+" "+strings.Join(d.Endpoints, " "))
+			}
+		},
 	}
 	if change != nil {
 		change(&c)
@@ -142,6 +146,12 @@ func (p *process) note(where *[]string, what string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	*where = append(*where, what)
+}
+
+func (p *process) noted(where *[]string) []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(*where)
 }
 
 // register publishes the descriptor of an agent of the process.
@@ -204,8 +214,8 @@ func TestAgentsFindEachOtherWithoutASharedStore(t *testing.T) {
 		time.Sleep(time.Second)
 		a.finds("started", "a b")
 		b.finds("started", "a b")
-		if want := alice.ID().Short() + " tls://192.0.2.1:7433"; !slices.Equal(b.reached, []string{want}) {
-			t.Errorf("addresses: %q", b.reached)
+		if want := alice.ID().Short() + " tls://192.0.2.1:7433"; !slices.Equal(b.noted(&b.reached), []string{want}) {
+			t.Errorf("addresses: %q", b.noted(&b.reached))
 		}
 		a.register(alice, named("a2"))
 		time.Sleep(100 * time.Millisecond)

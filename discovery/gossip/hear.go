@@ -90,7 +90,7 @@ func (g *Gossip) hearDescriptor(ctx context.Context, s *sender, raw []byte) erro
 		}
 		return err
 	}
-	if g.Reach != nil && !d.Withdrawn && len(d.Endpoints) > 0 {
+	if g.Reach != nil && !d.Withdrawn {
 		g.Reach(d)
 	}
 	return nil
