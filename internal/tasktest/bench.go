@@ -7,14 +7,18 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/converge-agents/converge/store"
 	"github.com/converge-agents/converge/task"
 )
 
+// waiting is how many tasks wait at most.
+const waiting = 8192
+
 // Bench measures how many tasks a second are claimed and then reported on a store, by 64, 256 and 1,024 callers of
 // one manager that somebody is attached to, as its agents' word and with their signatures, which are made and
-// verified. The tasks wait when it begins: what it takes to submit them does not count. The processor time of a
+// verified. Up to 8,192 tasks wait at a time; what it takes to submit them does not count. The processor time of a
 // task, that of this process, suffers least from what else the machine does.
 func Bench(b *testing.B, s store.Store) {
 	for _, signed := range []bool{false, true} {
@@ -25,14 +29,20 @@ func Bench(b *testing.B, s store.Store) {
 					c.manager = unsignedManager(b, s)
 				}
 				defer c.attach()()
-				ids := c.submit(b, b.N)
+				var used time.Duration
 				b.ReportAllocs()
 				b.ResetTimer()
-				before := cpuTime()
-				c.claimAndReport(b, callers, ids, signed)
-				b.StopTimer()
+				for left := b.N; left > 0; left -= waiting {
+					b.StopTimer()
+					ids := c.submit(b, min(left, waiting), signed)
+					before := cpuTime()
+					b.StartTimer()
+					c.claimAndReport(b, callers, ids, signed)
+					b.StopTimer()
+					used += cpuTime() - before
+				}
 				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "tasks/s")
-				b.ReportMetric(float64((cpuTime()-before).Microseconds())/float64(b.N), "CPU-µs/task")
+				b.ReportMetric(float64(used.Microseconds())/float64(b.N), "CPU-µs/task")
 			})
 		}
 	}
@@ -48,7 +58,7 @@ func unsignedManager(b *testing.B, s store.Store) *task.Manager {
 }
 
 // submit returns the IDs of so many new tasks.
-func (c *crew) submit(b *testing.B, n int) []string {
+func (c *crew) submit(b *testing.B, n int, signed bool) []string {
 	b.Helper()
 	ids := make([]string, n)
 	const chunk = 256
@@ -57,11 +67,13 @@ func (c *crew) submit(b *testing.B, n int) []string {
 		first := int(next.Add(1)-1) * chunk
 		specs := make([]*task.Spec, max(0, min(chunk, n-first)))
 		for i := range specs {
-			specs[i] = &task.Spec{Kind: kind}
+			specs[i] = &task.Spec{Kind: kind, Submitter: c.submitter.ID()}
 		}
-		if errs := c.submitter.SignSpecs(specs...); errs != nil {
-			b.Error(errs)
-			return false
+		if signed {
+			if errs := c.submitter.SignSpecs(specs...); errs != nil {
+				b.Error(errs)
+				return false
+			}
 		}
 		for i, spec := range specs {
 			k, err := c.manager.Submit(context.Background(), *spec)

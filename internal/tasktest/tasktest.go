@@ -31,13 +31,19 @@ const claimTTL = time.Second
 // the first store, must show one winner for each epoch, who is the one that was told so, epochs that rise
 // by one, and one completion of each task by the winner of its last epoch.
 //
+// Clocks, if there are any, are those of the managers, in turn: on stores with a clock of their own they may be wrong.
+//
 // It takes other tasks on the stores, and other programs that work on them, as they are. The context of
 // the test bounds how long it takes.
-func Claimers(t *testing.T, stores []store.Store, claimers, tasks int) {
+func Claimers(t *testing.T, stores []store.Store, claimers, tasks int, clocks ...func() time.Time) {
 	t.Helper()
 	r := &race{t: t, ids: map[string]bool{}, all: int64(tasks)}
-	for _, s := range stores {
-		m, err := task.New(task.Config{Store: s, UnsignedUnsafe: true, Retention: task.Forever, Logger: slog.New(slog.DiscardHandler)})
+	for i, s := range stores {
+		c := task.Config{Store: s, UnsignedUnsafe: true, Retention: task.Forever, Logger: slog.New(slog.DiscardHandler)}
+		if len(clocks) > 0 {
+			c.Now = clocks[i%len(clocks)]
+		}
+		m, err := task.New(c)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -72,9 +72,9 @@ func testListAfterInPages(t *testing.T, s store.Store) {
 	const n = 1500
 	spread(n, func(i int) { putOrError(t, s, fmt.Sprintf("page/%04d", i)) })
 	put(t, s, "page0", "", 0)
-	for _, length := range []int{1, 97, 1100} {
+	for _, length := range []int{1, 7, 1100} {
 		after, seen := "", 0
-		if length == 1 {
+		if length < 100 { // only the last 50
 			after, seen = fmt.Sprintf("page/%04d", n-51), n-50
 		}
 		for more := true; more; {
