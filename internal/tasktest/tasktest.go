@@ -1,5 +1,6 @@
 // Package tasktest proves of a store that tasks on it go to one winner a claim, whoever asks for them from
-// wherever. What it checks is the history that the store tells, not what the managers say of themselves.
+// wherever ([Claimers]), and that nothing is lost or done twice when the process is killed ([Kills]). What it checks
+// is the history that the store tells, not what the managers say of themselves. It measures them as well ([Bench]).
 package tasktest
 
 import (
