@@ -110,7 +110,7 @@ func flipEveryBitInABatch(t *testing.T, size, index int) {
 // TestProofsCannotBeAltered tries every other index, size and path for messages of batches of up to nine,
 // with the root known to the receiver.
 func TestProofsCannotBeAltered(t *testing.T) {
-	for size := 2; size <= 9; size++ {
+	for _, size := range batchSizes {
 		b := newBatch(numbered(size)...)
 		v := newVerifier(bob, newClock())
 		accepts(t, v, b.frame(0), "the first message, with which the root is known")

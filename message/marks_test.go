@@ -422,7 +422,7 @@ func TestFewWrites(t *testing.T) {
 		s := newStore(t)
 		l := starts(t, slow(s, 100*time.Millisecond))
 		alices, carols := sessionOf(alice, 0), sessionOf(carol, 10*time.Second)
-		const seconds, rate = 30, 50
+		const seconds, rate = 30, 20
 		for range seconds * rate {
 			time.Sleep(time.Second / rate)
 			accepts(t, l.Verifier, toBob(t, alices), "Alice's")

@@ -234,7 +234,7 @@ func TestEveryTaskIsDoneOnceWhateverIsLost(t *testing.T) {
 // default, in both directions, Hanna included.
 func TestTasksGetThroughTheDefaultLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const n, workers = 1200, 6
+		const n, workers = limitedTasks, 6
 		p := newPlant(t, task.Config{})
 		w := newWorkshop(p, 10*time.Millisecond)
 		limited := func() converge.Config {

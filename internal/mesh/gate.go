@@ -99,12 +99,20 @@ func (g *gate) close() {
 	}
 }
 
-// admit lets a connection in, as an unproven one of that address. One that is in already moves there.
+// admit lets a connection in, as an unproven one of that address. One that is in already moves there. A gate that is
+// closed closes the connection.
 func (g *gate) admit(conn net.Conn, from netip.Prefix) (net.Conn, error) {
+	admitted, err := g.tryAdmit(conn, from)
+	if errors.Is(err, net.ErrClosed) {
+		conn.Close() // g.mu is not held: the connection may lead to an entry, whose Close takes it
+	}
+	return admitted, err
+}
+
+func (g *gate) tryAdmit(conn net.Conn, from netip.Prefix) (net.Conn, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {
-		conn.Close()
 		return nil, net.ErrClosed
 	}
 	if e := entryOf(conn); e != nil {

@@ -267,6 +267,22 @@ func TestClosedGateLetsNobodyIn(t *testing.T) {
 	})
 }
 
+// TestConnectionMovesWhileTheGateCloses has a connection that came in before ask for another address afterwards, as
+// a request behind a proxy does: it is closed, and nobody waits for anybody.
+func TestConnectionMovesWhileTheGateCloses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := testGate(t, Config{})
+		e := g.arrive(t, "192.0.2.1")
+		g.close()
+		if _, err := g.admit(e, prefixAround(netip.MustParseAddr("198.51.100.1"))); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("admit: %v", err)
+		}
+		if e.open() {
+			t.Error("the connection is open")
+		}
+	})
+}
+
 func TestBucketBoundsFramesAndBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for name, c := range map[string]struct {

@@ -50,6 +50,7 @@ type link struct {
 	wake     chan struct{} // holds a token if the writer should look
 	idle     atomic.Bool   // the writer waits for one
 	heard    atomic.Bool   // the other end has heard our hello: data may follow
+	probed   atomic.Bool   // a sign of life is asked for, and has not come yet
 	epoch    atomic.Uint64 // of the key that the other end has proved or told
 
 	// Of the statements that the other end has told; the reader's.
@@ -147,10 +148,15 @@ func (l *link) push(frames []byte) {
 	l.rouse()
 }
 
-// probe asks the peer for a sign of life soon: it says that it has lost this link.
+// probe asks the peer for a sign of life soon: it says that it has lost this link. However often it says so, it does
+// not put off the link's end.
 func (l *link) probe() {
+	if !l.probed.CompareAndSwap(false, true) {
+		return
+	}
+	c := &l.p.e.n.c
 	l.push(appendHeader(nil, typePing, 0))
-	l.stream.SetReadDeadline(time.Now().Add(l.p.e.n.c.ProgressTimeout))
+	l.stream.SetReadDeadline(time.Now().Add(min(c.ProgressTimeout, c.IdleTimeout)))
 }
 
 // follow makes l take over from the link that it replaces: l writes and reads no data until old is done

@@ -113,6 +113,7 @@ func (l *link) fill() error {
 	if err != nil {
 		return readError(err, partial)
 	}
+	l.probed.Store(false)
 	pause := l.bucket.take(0, n)
 	if pause > 0 && !l.sleep(pause) {
 		return l.cause

@@ -20,7 +20,7 @@ func TestOtherPoliciesPass(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for _, test := range pressureTests {
 				t.Run(test.name, func(t *testing.T) {
-					expectNoLeak(t)
+					t.Parallel()
 					test.run(t, newCast(t, newLab(t, policy, 0, nil)))
 				})
 			}
