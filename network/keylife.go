@@ -90,9 +90,9 @@ func (n *Network) tendKeys(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cmp.Or(n.options.DrainTimeout, converge.DefaultDrainTimeout))
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), cmp.Or(n.options.DrainTimeout, converge.DefaultDrainTimeout))
 	defer cancel()
-	n.saveKeys(ctx)
+	n.saveKeys(last)
 }
 
 func (n *Network) saveKeys(ctx context.Context) {

@@ -75,9 +75,8 @@ func TestBucketWithOtherSettingsIsRefused(t *testing.T) {
 		if setting == "sealed" {
 			_, err = js.UpdateStream(t.Context(), c)
 		} else {
-			err = js.DeleteStream(t.Context(), c.Name)
-			if err == nil {
-				_, err = js.CreateStream(t.Context(), c)
+			if err = js.DeleteStream(t.Context(), c.Name); err == nil {
+				err = recreate(t, js, c)
 			}
 		}
 		if err != nil {
@@ -452,6 +451,18 @@ func TestChangesRemovedByHandAreMissed(t *testing.T) {
 	if ev, err, _ := next(); err != nil || ev.Entry.Key != "5" {
 		t.Errorf("the watch from the last change gives %v, %v", ev, err)
 	}
+}
+
+// recreate makes a stream of a name that was just deleted: the server may still be removing the files of the old one.
+func recreate(t *testing.T, js jetstream.JetStream, c jetstream.StreamConfig) (err error) {
+	t.Helper()
+	const storeFailed = 10049
+	until(t, "the old stream is gone", func() bool {
+		_, err = js.CreateStream(t.Context(), c)
+		var api *jetstream.APIError
+		return !errors.As(err, &api) || api.ErrorCode != storeFailed
+	})
+	return err
 }
 
 // TestProcessesThatStartTogetherMakeOneBucket has the bucket made by all at once, as the servers of a cluster do
