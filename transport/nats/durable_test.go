@@ -243,7 +243,9 @@ func TestDurableSendWaitsForRoomOrSaysThatThereIsNone(t *testing.T) {
 		for i := range 10 {
 			again.expect(fmt.Sprint(i))
 		}
-		alice.send(bob.route(), "room again")
+		until(t, "there is room again, once what was received is acknowledged", func() bool {
+			return !errors.Is(alice.try(bob.route(), "room again"), transport.ErrQueueFull)
+		})
 		again.expect("room again")
 	}
 }
