@@ -244,10 +244,11 @@ func TestWorkersFirst(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "a", "b", "c")
 	log, text := newLog()
-	run(t, m.other("east", dir, "transport: tcp", fmt.Sprintf(", address: %q", address)), network.Options{Logger: log})
+	east := run(t, m.other("east", dir, "transport: tcp", fmt.Sprintf(", address: %q", address)), network.Options{Logger: log})
 	eventually(t, "a line about the peer that is not there", func() bool { return strings.Contains(text.String(), "cannot reach peer yet") })
 	first := run(t, m.first(dir, "transport: tcp\nlisten: "+address, "east"), network.Options{})
 	first.done()
+	east.end()
 	if r := first.end(); r.Tasks.Completed != 3 {
 		t.Errorf("report %+v", r)
 	}
