@@ -137,7 +137,8 @@ func (d *Definition) check() error {
 	if d.Admission == ByToken && !hasToken || d.Admission != ByToken && !hasNone {
 		return invalid("Token: a pool has one exactly if its Admission is token")
 	}
-	return nil
+	by := d.author()
+	return by.check()
 }
 
 func (m *Membership) check() error {
@@ -150,5 +151,6 @@ func (m *Membership) check() error {
 	if m.Owner.IsZero() || len(m.proof) != 0 && len(m.proof) != proofSize {
 		return invalid("Owner is not set, or the proof is not one")
 	}
-	return nil
+	by := m.author()
+	return by.check()
 }

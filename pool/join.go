@@ -34,15 +34,18 @@ func (m *Manager) tryJoin(ctx context.Context, member *identity.Identity, name s
 	if err := m.mayJoin(d, member); err != nil {
 		return nil, err
 	}
-	if s, err := m.memberOf(ctx, name, member.ID()); s != nil || err != nil {
-		return s, err
+	seat, err := m.memberOf(ctx, name, member.ID())
+	if err != nil || seat != nil && m.stands(seat) {
+		return seat, err
 	}
 	proof, err := m.admission(ctx, d, member.ID(), token)
 	if err != nil {
 		return nil, err
 	}
-	if err := m.roomForMember(name); err != nil {
-		return nil, err
+	if seat == nil {
+		if err := m.roomForMember(name); err != nil {
+			return nil, err
+		}
 	}
 	s := m.newMembership(d, member)
 	s.proof = proof
@@ -52,10 +55,20 @@ func (m *Manager) tryJoin(ctx context.Context, member *identity.Identity, name s
 	return s, m.keepSeat(ctx, member, name)
 }
 
+// stands reports whether the key still counts that a member has signed with.
+func (m *Manager) stands(s *Membership) bool {
+	by := s.author()
+	return m.standing(&by) == nil
+}
+
 // mayJoin holds what counts whatever the pool's admission is.
 func (m *Manager) mayJoin(d *Definition, member *identity.Identity) error {
 	id := member.ID()
-	if err := m.standing(id, member.PublicKey()); err != nil {
+	by, err := authorOf(member)
+	if err == nil {
+		err = m.standing(&by)
+	}
+	if err != nil {
 		return fmt.Errorf("%w: %w", ErrNotAdmitted, err)
 	}
 	if slices.Contains(d.Expelled, id) {
@@ -119,7 +132,7 @@ func (m *Manager) roomForMember(name string) error {
 
 func (m *Manager) newMembership(d *Definition, member *identity.Identity) *Membership {
 	return &Membership{
-		Pool: d.Name, Owner: d.Owner, Network: m.network, Member: member.ID(), Key: member.PublicKey(), Issued: m.stamp(),
+		Pool: d.Name, Owner: d.Owner, Network: m.network, Member: member.ID(), Issued: m.stamp(),
 	}
 }
 
@@ -193,7 +206,7 @@ func (m *Manager) leave(ctx context.Context, member *identity.Identity, name str
 		return ErrNotMember
 	}
 	s := *old
-	s.Key, s.Left, s.proof, s.Issued = member.PublicKey(), true, nil, m.stamp()
+	s.Left, s.proof, s.Issued = true, nil, m.stamp()
 	return m.announce(ctx, member, &s)
 }
 

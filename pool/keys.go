@@ -22,53 +22,95 @@ type rechecker interface {
 	Recheck(id identity.ID, epoch uint64) error
 }
 
-// rootEpoch is the epoch of the key that an ID is the hash of.
-const rootEpoch = 0
+// author is whose word a record is.
+type author struct {
+	id        identity.ID
+	root      ed25519.PublicKey // that the ID is the hash of
+	epoch     uint64            // of the key that signed; 0 is that of the root key
+	statement []byte            // of the root key, about the key of an epoch that is not 0
+}
 
-// verify reports why raw is not a statement by the key under the domain.
-type verify func(raw []byte, s cose.Sign1, id identity.ID, key ed25519.PublicKey, domain cose.Domain, typ string) error
-
-// verifySignature is the [verify] that remembers nothing. The key has to be the one that the ID is the hash
-// of.
-func verifySignature(_ []byte, s cose.Sign1, id identity.ID, key ed25519.PublicKey, domain cose.Domain, typ string) error {
-	if err := identity.CheckKey(id, key); err != nil {
-		return fmt.Errorf("%w: %w", ErrForged, err)
+// authorOf returns who signs.
+func authorOf(signer *identity.Identity) (author, error) {
+	a := author{id: signer.ID(), root: signer.PublicKey(), epoch: signer.Epoch()}
+	if a.epoch == 0 {
+		return a, nil
 	}
-	if err := s.VerifyStatement(key, id[:], domain, typ); err != nil {
+	a.statement = signer.Statement()
+	s, err := identity.OpenKeys(a.statement)
+	a.root = s.Root
+	return a, err
+}
+
+// check reports why the author cannot be one.
+func (a *author) check() error {
+	if len(a.root) != ed25519.PublicKeySize || (a.epoch == 0) != (len(a.statement) == 0) || len(a.statement) > identity.MaxStatement {
+		return invalid("whoever signed is not named as it should be")
+	}
+	return nil
+}
+
+// key returns the key that signed: the root key, or the one that it has stated for the epoch.
+func (a *author) key() (ed25519.PublicKey, error) {
+	if err := identity.CheckKey(a.id, a.root); err != nil || a.epoch == 0 {
+		return a.root, err
+	}
+	s, err := identity.OpenKeys(a.statement)
+	switch {
+	case err != nil:
+		return nil, err
+	case s.ID != a.id || s.Epoch != a.epoch:
+		return nil, errors.New("the key statement is about another key")
+	}
+	return s.Operational, nil
+}
+
+// verify reports why raw is not a statement by the author under the domain.
+type verify func(raw []byte, s cose.Sign1, by author, domain cose.Domain, typ string) error
+
+// verifySignature is the [verify] that remembers nothing.
+func verifySignature(_ []byte, s cose.Sign1, by author, domain cose.Domain, typ string) error {
+	key, err := by.key()
+	if err == nil {
+		err = s.VerifyStatement(key, by.id[:], domain, typ)
+	}
+	if err != nil {
 		return fmt.Errorf("%w: %w", ErrForged, err)
 	}
 	return nil
 }
 
-// checkSigner reports why an agent cannot sign a record that names this ID and key.
-func checkSigner(signer *identity.Identity, id identity.ID, key ed25519.PublicKey) error {
-	if signer.ID() != id || !signer.PublicKey().Equal(key) {
-		return invalid("the record is to be signed by agent %s, and not by %s", id.Short(), signer.ID().Short())
+// signerOf returns the author of what a signer signs for an agent, which has to be itself.
+func signerOf(signer *identity.Identity, id identity.ID) (author, error) {
+	if signer.ID() != id {
+		return author{}, invalid("the record is to be signed by agent %s, and not by %s", id.Short(), signer.ID().Short())
 	}
-	if identity.IDOf(key) != id {
-		return invalid("agent %s signs with another key than its root key, which records of pools are signed by", id.Short())
-	}
-	return nil
+	return authorOf(signer)
 }
 
-// standing reports why nothing of an agent counts that it has signed with this key, its root key.
-func (m *Manager) standing(id identity.ID, key ed25519.PublicKey) error {
-	if r, ok := m.keys.(rechecker); ok {
-		err := r.Recheck(id, rootEpoch)
-		if err != nil && !errors.Is(err, identity.ErrEpoch) { // the root key says which others count: none takes its place
-			return fmt.Errorf("agent %s: %w", id.Short(), err)
-		}
+// standing reports why nothing of an agent counts that it has signed with this key. Nothing takes the place of the root
+// key, which says which others count.
+func (m *Manager) standing(a *author) error {
+	err := m.recheck(a)
+	if err == nil || a.epoch == 0 && errors.Is(err, identity.ErrEpoch) {
 		return nil
 	}
-	known, err := m.keys.Lookup(id)
+	return fmt.Errorf("agent %s: %w", a.id.Short(), err)
+}
+
+func (m *Manager) recheck(a *author) error {
+	if r, ok := m.keys.(rechecker); ok {
+		return r.Recheck(a.id, a.epoch)
+	}
+	known, err := m.keys.Lookup(a.id)
 	if errors.Is(err, identity.ErrUnknown) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("agent %s: %w", id.Short(), err)
+		return err
 	}
-	if !known.Public.Equal(key) {
-		return fmt.Errorf("agent %s: %w: its key is another one", id.Short(), ErrForged)
+	if key, err := a.key(); err != nil || !known.Public.Equal(key) {
+		return fmt.Errorf("%w: its key is another one", ErrForged)
 	}
 	return nil
 }

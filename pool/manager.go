@@ -3,7 +3,6 @@ package pool
 import (
 	"cmp"
 	"context"
-	"crypto/ed25519"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -31,11 +30,12 @@ const tombstones = 16
 type Config struct {
 	Store   store.Store // where the pools are, under the keys that start with "pool/". Required.
 	Network string      // whose pools they are. Required.
-	// Keys are the keys of agents. Required. A pool's records name the keys that they are signed by, which
-	// hash to the agents' IDs, so that owners and members count also while Keys does not know them. Where Keys
+	// Keys are the keys of agents. Required. A pool's records name the keys that they are signed by, and prove
+	// that these are the agents', so that owners and members count also while Keys does not know them. Where Keys
 	// refuses an agent otherwise than with identity.ErrUnknown, or knows it by another key, nothing of that agent
 	// counts: it is no member, and its pools have none. If Keys has a method Recheck(identity.ID, uint64) error,
-	// that decides instead, for epoch 0: a key that was only rotated still counts for what it has signed.
+	// that decides instead, for the epoch of the key that signed: one that was only rotated still counts for
+	// what it has signed, and a root key always does, unless the agent is revoked.
 	Keys KeySource
 
 	// Admit has what decides on admission in pools with Spec.Custom, by that name. A pool whose name is not
@@ -178,7 +178,7 @@ type verified struct {
 const maxVerified = 1 << 17
 
 // check is a [verify].
-func (v *verified) check(raw []byte, s cose.Sign1, id identity.ID, key ed25519.PublicKey, domain cose.Domain, typ string) error {
+func (v *verified) check(raw []byte, s cose.Sign1, by author, domain cose.Domain, typ string) error {
 	sum := sha256.Sum256(raw) // its header has the type of the statement
 	v.mu.Lock()
 	_, known := v.sums[sum]
@@ -186,7 +186,7 @@ func (v *verified) check(raw []byte, s cose.Sign1, id identity.ID, key ed25519.P
 	if known {
 		return nil
 	}
-	if err := verifySignature(raw, s, id, key, domain, typ); err != nil {
+	if err := verifySignature(raw, s, by, domain, typ); err != nil {
 		return err
 	}
 	v.mu.Lock()

@@ -37,7 +37,7 @@ func (m *Manager) create(ctx context.Context, owner *identity.Identity, s Spec) 
 	}
 	now := m.stamp()
 	d := &Definition{
-		Spec: s, Network: m.network, Owner: owner.ID(), OwnerKey: owner.PublicKey(),
+		Spec: s, Network: m.network, Owner: owner.ID(),
 		Sequence: nextSequence(0, now), Created: now, Issued: now,
 	}
 	if err := d.takeToken(); err != nil {
@@ -217,7 +217,8 @@ func (m *Manager) read(ctx context.Context, name string) (*Definition, store.Rev
 	if d.Dissolved {
 		return nil, 0, ErrDissolved
 	}
-	return d, e.Revision, m.standing(d.Owner, d.OwnerKey)
+	by := d.author()
+	return d, e.Revision, m.standing(&by)
 }
 
 // isNewest reports why a definition is not the newest that is known. One that cannot be kept is as good as

@@ -54,7 +54,7 @@ const (
 	MinToken      = 16        // bytes of a token
 	MaxToken      = 1024      // bytes of a token
 	MaxDefinition = 384 << 10 // bytes, signed
-	MaxMembership = 1 << 10   // bytes, signed
+	MaxMembership = 5 << 10   // bytes, signed, of which a key statement may take 4 KiB
 
 	DefaultMaxMembers = 1024
 )
@@ -125,7 +125,7 @@ type Definition struct {
 	Spec
 	Network   string
 	Owner     identity.ID
-	OwnerKey  ed25519.PublicKey // that it is signed by
+	OwnerKey  ed25519.PublicKey // the owner's root key, which it is signed by unless it has stated another one
 	Sequence  uint64            // rises with each change
 	Created   time.Time
 	Issued    time.Time     // when the owner signed this one
@@ -134,7 +134,13 @@ type Definition struct {
 
 	salt     []byte            // 16 bytes, of a pool with a token
 	tokenKey ed25519.PublicKey // what the token derives to
+
+	epoch     uint64 // of the key that signed
+	statement []byte // about that key, unless it is the root key
 }
+
+// author returns whose word it is. It allocates nothing.
+func (d *Definition) author() author { return author{d.Owner, d.OwnerKey, d.epoch, d.statement} }
 
 // Membership is an agent's word that it belongs to a pool, or no longer does.
 type Membership struct {
@@ -142,13 +148,19 @@ type Membership struct {
 	Owner    identity.ID // whose pool it is
 	Network  string
 	Member   identity.ID
-	Key      ed25519.PublicKey // that it is signed by
+	Key      ed25519.PublicKey // the member's root key, which it is signed by unless it has stated another one
 	Sequence uint64            // rises with each of the agent in this pool
 	Issued   time.Time
 	Left     bool // the agent has left
 
 	proof []byte // 64 bytes: the signature of the token's key, for a pool with a token
+
+	epoch     uint64 // of the key that signed
+	statement []byte // about that key, unless it is the root key
 }
+
+// author returns whose word it is. It allocates nothing.
+func (m *Membership) author() author { return author{m.Member, m.Key, m.epoch, m.statement} }
 
 // clone returns a copy that shares nothing that can be changed.
 func (d *Definition) clone() Definition {

@@ -298,6 +298,42 @@ func (r rotating) Recheck(id identity.ID, epoch uint64) error {
 	return nil
 }
 
+// TestAgentsWithoutTheirRootKeysHavePools has owner and member work with operational keys, and one of them be withdrawn.
+func TestAgentsWithoutTheirRootKeysHavePools(t *testing.T) {
+	t.Parallel()
+	inBoth(t, func(t *testing.T, s store.Store, manager func(...func(*pool.Config)) *pool.Manager) {
+		registry := identity.NewRegistryWith(identity.RegistryConfig{Logger: slog.New(slog.DiscardHandler)})
+		rotate := func(root *identity.Identity, r identity.Rotation) *identity.Identity {
+			r.Current = registry.Statement(root.ID())
+			working, err := root.Rotate(r)
+			if err == nil {
+				_, err = registry.RegisterKeys(working.Statement())
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			return working
+		}
+		m := manager(func(c *pool.Config) { c.Keys = registry })
+		owner, member := rotate(alice, identity.Rotation{}), rotate(bob, identity.Rotation{})
+		if _, err := m.Create(t.Context(), owner, open("p")); err != nil {
+			t.Fatal(err)
+		}
+		join(t, m, member, "p")
+		expectMembers(t, m, "p", bob)
+		next := rotate(bob, identity.Rotation{NoOverlap: true}) // the key before was stolen
+		expectMembers(t, m, "p")
+		_, err := m.Join(t.Context(), member, "p", nil)
+		expectError(t, "joining with a key that was withdrawn", err, pool.ErrNotAdmitted)
+		join(t, m, next, "p")
+		expectMembers(t, m, "p", bob)
+		if err := m.Leave(t.Context(), next, "p"); err != nil {
+			t.Fatal(err)
+		}
+		expectMembers(t, m, "p")
+	})
+}
+
 func TestRotatedKeyEndsNothingUnlessItIsWithdrawn(t *testing.T) {
 	t.Parallel()
 	inBoth(t, func(t *testing.T, s store.Store, manager func(...func(*pool.Config)) *pool.Manager) {

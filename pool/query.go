@@ -140,7 +140,8 @@ func (m *Manager) seated(name string) (*Definition, []*Membership, error) {
 // counts reports whether somebody who has a seat is a member now: what may change without a word of owner or
 // member is asked each time.
 func (m *Manager) counts(d *Definition, s *Membership) bool {
-	return m.standing(d.Owner, d.OwnerKey) == nil && m.standing(s.Member, s.Key) == nil && m.isTrusted(d, s.Member)
+	owner := d.author()
+	return m.standing(&owner) == nil && m.stands(s) && m.isTrusted(d, s.Member)
 }
 
 // lookTimeout bounds how long a question without context waits for the store.

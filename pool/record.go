@@ -42,6 +42,8 @@ func (d *Definition) payload() []byte {
 	w.Uint(16, uint64(d.MaxMembers))
 	writeIDs(&w, 17, d.Expelled)
 	w.Uint(18, fromBool(d.Dissolved))
+	w.Uint(19, d.epoch)
+	w.Bytes(20, d.statement)
 	return w.End()
 }
 
@@ -86,6 +88,10 @@ func parseDefinition(payload []byte) (*Definition, error) {
 			d.Expelled = list(&p, MaxListed, p.id)
 		case 18:
 			d.Dissolved = p.bool()
+		case 19:
+			d.epoch = p.Uint()
+		case 20:
+			d.statement = p.bytes()
 		default:
 			p.Fail(cose.ErrUnexpected)
 		}
@@ -106,6 +112,8 @@ func (m *Membership) payload() []byte {
 	w.Int(7, m.Issued.UnixMilli())
 	w.Uint(8, fromBool(m.Left))
 	w.Bytes(9, m.proof)
+	w.Uint(10, m.epoch)
+	w.Bytes(11, m.statement)
 	return w.End()
 }
 
@@ -132,6 +140,10 @@ func parseMembership(payload []byte) (*Membership, error) {
 			m.Left = p.bool()
 		case 9:
 			m.proof = p.bytes()
+		case 10:
+			m.epoch = p.Uint()
+		case 11:
+			m.statement = p.bytes()
 		default:
 			p.Fail(cose.ErrUnexpected)
 		}
@@ -229,7 +241,12 @@ func fromBool(b bool) uint64 {
 
 // sign returns the signed bytes of a definition.
 func (d *Definition) sign(owner *identity.Identity) ([]byte, error) {
-	if err := errors.Join(d.check(), checkSigner(owner, d.Owner, d.OwnerKey)); err != nil {
+	by, err := signerOf(owner, d.Owner)
+	if err != nil {
+		return nil, err
+	}
+	d.OwnerKey, d.epoch, d.statement = by.root, by.epoch, by.statement
+	if err := d.check(); err != nil {
 		return nil, err
 	}
 	raw := cose.SignStatement(owner, d.Owner[:], cose.DomainPool, definitionTyp, d.payload())
@@ -240,7 +257,12 @@ func (d *Definition) sign(owner *identity.Identity) ([]byte, error) {
 }
 
 func (m *Membership) sign(member *identity.Identity) ([]byte, error) {
-	if err := errors.Join(m.check(), checkSigner(member, m.Member, m.Key)); err != nil {
+	by, err := signerOf(member, m.Member)
+	if err != nil {
+		return nil, err
+	}
+	m.Key, m.epoch, m.statement = by.root, by.epoch, by.statement
+	if err := m.check(); err != nil {
 		return nil, err
 	}
 	return cose.SignStatement(member, m.Member[:], cose.DomainMember, membershipTyp, m.payload()), nil
@@ -256,7 +278,7 @@ func openDefinition(raw []byte, by verify) (*Definition, error) {
 	if err != nil {
 		return nil, err
 	}
-	return d, by(raw, s, d.Owner, d.OwnerKey, cose.DomainPool, definitionTyp)
+	return d, by(raw, s, d.author(), cose.DomainPool, definitionTyp)
 }
 
 // openMembership returns the membership in raw if its member signed it.
@@ -269,7 +291,7 @@ func openMembership(raw []byte, by verify) (*Membership, error) {
 	if err != nil {
 		return nil, err
 	}
-	return m, by(raw, s, m.Member, m.Key, cose.DomainMember, membershipTyp)
+	return m, by(raw, s, m.author(), cose.DomainMember, membershipTyp)
 }
 
 func parseSigned(raw []byte, most int) (cose.Sign1, error) {

@@ -93,9 +93,58 @@ func TestNobodySignsForSomebodyElse(t *testing.T) {
 	if _, err := m.sign(mallory); !errors.Is(err, ErrInvalid) {
 		t.Errorf("a membership: %v", err)
 	}
-	m.Key = mallory.PublicKey() // as if it had been rotated to
-	if err := checkSigner(member, m.Member, m.Key); !errors.Is(err, ErrInvalid) {
-		t.Errorf("with another key: %v", err)
+}
+
+// TestRecordsOfOperationalKeysNameTheirStatement puts other statements in the place of that of the key that signed.
+func TestRecordsOfOperationalKeysNameTheirStatement(t *testing.T) {
+	t.Parallel()
+	working, err := member.Rotate(identity.Rotation{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := said(member)[0]
+	raw, err := m.sign(working)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if back, err := openMembership(raw, verifySignature); err != nil || back.Member != member.ID() || back.epoch != 1 {
+		t.Fatalf("%+v, %v", back, err)
+	}
+	other, err := mallory.Rotate(identity.Rotation{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := member.Rotate(identity.Rotation{}) // another key of the same epoch
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*Membership){
+		"another agent's statement": func(m *Membership) { m.statement = other.Statement() },
+		"another key's statement":   func(m *Membership) { m.statement = again.Statement() },
+		"another epoch":             func(m *Membership) { m.epoch = 2 },
+		"garbage":                   func(m *Membership) { m.statement = []byte("garbage") },
+	} {
+		forged := *m
+		change(&forged)
+		raw := cose.SignStatement(working, forged.Member[:], cose.DomainMember, membershipTyp, forged.payload())
+		if _, err := openMembership(raw, verifySignature); !errors.Is(err, ErrForged) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	byRoot := *m // the root key is not that of epoch 1
+	raw = cose.SignStatement(member, byRoot.Member[:], cose.DomainMember, membershipTyp, byRoot.payload())
+	if _, err := openMembership(raw, verifySignature); !errors.Is(err, ErrForged) {
+		t.Errorf("signed by the root key: %v", err)
+	}
+	for name, change := range map[string]func(*Membership){
+		"no statement": func(m *Membership) { m.statement = nil }, "no epoch": func(m *Membership) { m.epoch = 0 },
+	} {
+		broken := *m
+		change(&broken)
+		raw := cose.SignStatement(working, broken.Member[:], cose.DomainMember, membershipTyp, broken.payload())
+		if _, err := openMembership(raw, verifySignature); !errors.Is(err, ErrRecord) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
