@@ -1,11 +1,13 @@
 package mesh_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -272,6 +274,40 @@ func TestOwnSubscriptionsAreBounded(t *testing.T) {
 		}
 		if err := alice.Subscribe(t.Context(), pattern("t7")); err != nil {
 			t.Errorf("what is there already: %v", err)
+		}
+	})
+}
+
+// TestPeerThatDialsAgainAndAgainIsNotKeptAway has a peer that has lost its memory dial, while the connection that it was
+// dialled by before is silent: asking that one for a sign of life must not put off its end each time.
+func TestPeerThatDialsAgainAndAgainIsNotKeptAway(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		small, large := "alice", "mallory" // of two links, the one that the smaller ID dialled stays
+		if a, b := person(t, small).ID(), person(t, large).ID(); bytes.Compare(a[:], b[:]) > 0 {
+			small, large = large, small
+		}
+		s := newStage(t)
+		s.answer = func(c net.Conn) {
+			p := &puppet{c, t, nil}
+			_, payload := p.hear()
+			p.say(greeting(7, 0), frame(ack, payload[9:17]))
+			io.Copy(io.Discard, p)
+		}
+		a := s.cast(small, mesh.Config{
+			ProgressTimeout: 2 * time.Second, IdleTimeout: time.Hour, Peers: []mesh.Peer{peer(t, large, true)},
+		}).start()
+		time.Sleep(time.Second)
+		if n := a.network.Stats().Connections; n != 1 {
+			t.Fatalf("%d connections", n)
+		}
+		for i := range uint64(20) {
+			p := s.call(a, large)
+			go p.Write(greeting(100+i, 0))
+			go io.Copy(io.Discard, p)
+			time.Sleep(500 * time.Millisecond)
+		}
+		if n := a.refused(mesh.Duplicate); n == 0 || n > 5 {
+			t.Errorf("%d of 20 calls were refused, of which 4 came before the old connection's time was up", n)
 		}
 	})
 }
