@@ -288,10 +288,11 @@ func TestPeerThatDialsAgainAndAgainIsNotKeptAway(t *testing.T) {
 		}
 		s := newStage(t)
 		s.answer = func(c net.Conn) {
-			p := &puppet{c, t, nil}
-			_, payload := p.hear()
-			p.say(greeting(7, 0), frame(ack, payload[9:17]))
-			io.Copy(io.Discard, p)
+			var hello [5 + 17]byte
+			if _, err := io.ReadFull(c, hello[:]); err == nil {
+				c.Write(append(greeting(7, 0), frame(ack, string(hello[14:22]))...))
+			}
+			io.Copy(io.Discard, c)
 		}
 		a := s.cast(small, mesh.Config{
 			ProgressTimeout: 2 * time.Second, IdleTimeout: time.Hour, Peers: []mesh.Peer{peer(t, large, true)},
