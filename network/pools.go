@@ -110,36 +110,37 @@ const (
 	maxJoinRetry = 5 * time.Second
 )
 
-// joinPools has an agent join its pools. One that nobody has made yet, it waits for.
+// joinPools has an agent join its pools.
 func (n *Network) joinPools(ctx context.Context, m *member) error {
 	for _, name := range m.pools {
-		token, err := tokenOf(n.poolNamed(name))
-		if err != nil {
+		if err := n.joinPool(ctx, m, name); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("agent %q: join pool %q: %w", m.name, name, err)
-		}
-		for retry := minJoinRetry; ; retry = min(2*retry, maxJoinRetry) {
-			_, err := n.pools.Join(ctx, m.identity, name, token)
-			if err == nil {
-				break
-			}
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			if !errors.Is(err, pool.ErrNotFound) {
-				return fmt.Errorf("agent %q: join pool %q: %w", m.name, name, err)
-			}
-			if retry == minJoinRetry {
-				n.log.Info("waiting for a pool to be made", "agent", m.name, "pool", name)
-			}
-			pause := time.NewTimer(retry)
-			select {
-			case <-pause.C:
-			case <-ctx.Done():
-				pause.Stop()
-			}
+		} else if err != nil {
+			return context.Cause(ctx)
 		}
 	}
 	return nil
+}
+
+// joinPool has an agent join a pool. One that nobody has made yet, it waits for.
+func (n *Network) joinPool(ctx context.Context, m *member, name string) error {
+	token, err := tokenOf(n.poolNamed(name))
+	if err != nil {
+		return err
+	}
+	for retry := minJoinRetry; ; retry = min(2*retry, maxJoinRetry) {
+		_, err := n.pools.Join(ctx, m.identity, name, token)
+		if !errors.Is(err, pool.ErrNotFound) || ctx.Err() != nil {
+			return err
+		}
+		if retry == minJoinRetry {
+			n.log.Info("waiting for a pool to be made", "agent", m.name, "pool", name)
+		}
+		select {
+		case <-time.After(retry):
+		case <-ctx.Done():
+		}
+	}
 }
 
 func (n *Network) poolNamed(name string) config.Pool {

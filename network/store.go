@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -22,7 +21,7 @@ import (
 func (n *Network) openStore(ctx context.Context) (err error) {
 	switch n.config.StoreKind() {
 	case config.StoreSQLite:
-		n.store, err = opened(sqlite.Open(ctx, sqlite.Config{Path: n.sqlitePath(), Logger: n.log}))
+		n.store, err = opened(sqlite.Open(ctx, sqlite.Config{Path: n.config.StorePath(), Logger: n.log}))
 	case config.StorePostgres:
 		n.store, err = n.openPostgres(ctx)
 	case config.StoreNATS:
@@ -42,13 +41,6 @@ func opened[S store.Store](s S, err error) (store.Store, error) {
 		return nil, err
 	}
 	return s, nil
-}
-
-func (n *Network) sqlitePath() string {
-	if n.removes && n.config.Store == config.StoreSQLite { // a Config that was changed after it was read
-		return filepath.Join(n.dir, "converge.db")
-	}
-	return n.config.StorePath()
 }
 
 func (n *Network) openPostgres(ctx context.Context) (store.Store, error) {
