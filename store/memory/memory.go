@@ -226,16 +226,13 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[store.Entry, 
 
 // ListAfter implements [store.Seeker].
 func (s *Store) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[store.Entry, error] {
-	return func(yield func(store.Entry, error) bool) {
-		more := true
-		_, err := s.each(ctx, prefix, after, func(e store.Entry) bool {
-			more = yield(e, nil)
-			return more
-		})
-		if more && err != nil {
-			yield(store.Entry{}, prefixError("list", prefix, err))
-		}
-	}
+	return changes.Sequence(
+		func(emit func(store.Entry) bool) error {
+			_, err := s.each(ctx, prefix, after, emit)
+			return err
+		},
+		func(err error) error { return prefixError("list", prefix, err) },
+	)
 }
 
 // Close implements [store.Store]. A loop over List that is under way still gets its snapshot.

@@ -15,6 +15,7 @@ import (
 	client "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/converge-agents/converge/internal/changes"
 	"github.com/converge-agents/converge/store"
 )
 
@@ -298,16 +299,10 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[store.Entry, 
 
 // ListAfter implements [store.Seeker].
 func (s *Store) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[store.Entry, error] {
-	return func(yield func(store.Entry, error) bool) {
-		more := true
-		err := s.list(ctx, prefix, after, func(e store.Entry) bool {
-			more = yield(e, nil)
-			return more
-		})
-		if more && err != nil {
-			yield(store.Entry{}, prefixError("list", prefix, err))
-		}
-	}
+	return changes.Sequence(
+		func(emit func(store.Entry) bool) error { return s.list(ctx, prefix, after, emit) },
+		func(err error) error { return prefixError("list", prefix, err) },
+	)
 }
 
 func (s *Store) list(ctx context.Context, prefix, after string, emit func(store.Entry) bool) error {

@@ -6,6 +6,7 @@ import (
 	"iter"
 	"strings"
 
+	"github.com/converge-agents/converge/internal/changes"
 	"github.com/converge-agents/converge/store"
 )
 
@@ -17,17 +18,14 @@ const (
 
 // Watch implements [store.Store].
 func (s *Store) Watch(ctx context.Context, prefix string, after store.Revision) iter.Seq2[store.Event, error] {
-	return func(yield func(store.Event, error) bool) {
-		more := true
-		emit := func(op store.Op, e store.Entry) bool {
-			more = yield(store.Event{Op: op, Entry: e}, nil)
-			return more
-		}
-		err := s.watch(ctx, prefix, uint64(after), emit)
-		if more && err != nil {
-			yield(store.Event{}, prefixError("watch", prefix, err))
-		}
-	}
+	return changes.Sequence(
+		func(emit func(store.Event) bool) error {
+			return s.watch(ctx, prefix, uint64(after), func(op store.Op, e store.Entry) bool {
+				return emit(store.Event{Op: op, Entry: e})
+			})
+		},
+		func(err error) error { return prefixError("watch", prefix, err) },
+	)
 }
 
 // watch returns an error, or nil once emit has returned false.

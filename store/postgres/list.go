@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/converge-agents/converge/internal/changes"
 	"github.com/converge-agents/converge/store"
 )
 
@@ -30,16 +31,13 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[store.Entry, 
 
 // ListAfter implements [store.Seeker]; what is said of List holds for it.
 func (s *Store) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[store.Entry, error] {
-	return func(yield func(store.Entry, error) bool) {
-		more := true
-		_, err := s.each(ctx, prefix, after, func(e store.Entry) bool {
-			more = yield(e, nil)
-			return more
-		})
-		if more && err != nil {
-			yield(store.Entry{}, prefixError("list", prefix, err))
-		}
-	}
+	return changes.Sequence(
+		func(emit func(store.Entry) bool) error {
+			_, err := s.each(ctx, prefix, after, emit)
+			return err
+		},
+		func(err error) error { return prefixError("list", prefix, err) },
+	)
 }
 
 // each hands out the entries under prefix and behind after as they are at one moment, until emit returns false, and returns

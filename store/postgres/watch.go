@@ -6,6 +6,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/converge-agents/converge/internal/changes"
 	"github.com/converge-agents/converge/store"
 )
 
@@ -35,17 +36,10 @@ type waiter struct {
 // Watch implements [store.Store]. While the server does not answer, the sequence blocks and goes on later; only its
 // start is subject to Config.Patience.
 func (s *Store) Watch(ctx context.Context, prefix string, after store.Revision) iter.Seq2[store.Event, error] {
-	return func(yield func(store.Event, error) bool) {
-		more := true
-		emit := func(ev store.Event) bool {
-			more = yield(ev, nil)
-			return more
-		}
-		err := s.watch(ctx, prefix, after, emit)
-		if more && err != nil {
-			yield(store.Event{}, prefixError("watch", prefix, err))
-		}
-	}
+	return changes.Sequence(
+		func(emit func(store.Event) bool) error { return s.watch(ctx, prefix, after, emit) },
+		func(err error) error { return prefixError("watch", prefix, err) },
+	)
 }
 
 // watch returns an error, or nil once emit has returned false.
@@ -54,12 +48,10 @@ func (s *Store) watch(ctx context.Context, prefix string, after store.Revision, 
 		return err
 	}
 	if after == 0 {
-		more := true
-		now, err := s.each(ctx, prefix, "", func(e store.Entry) bool {
-			more = emit(store.Event{Op: store.OpPut, Entry: e})
-			return more
-		})
-		if err != nil || !more || !emit(store.Event{Op: store.OpSynced, Entry: store.Entry{Revision: now}}) {
+		now, more, err := changes.Snapshot(func(take func(store.Entry) bool) (store.Revision, error) {
+			return s.each(ctx, prefix, "", take)
+		}, emit)
+		if !more {
 			return err
 		}
 		after = now

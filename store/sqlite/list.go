@@ -24,31 +24,21 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[store.Entry, 
 
 // ListAfter implements [store.Seeker]; what is said of List holds for it.
 func (s *Store) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[store.Entry, error] {
-	return func(yield func(store.Entry, error) bool) {
-		more := true
-		_, err := s.each(ctx, prefix, after, func(e store.Entry) bool {
-			more = yield(e, nil)
-			return more
-		})
-		if more && err != nil {
-			yield(store.Entry{}, prefixError("list", prefix, err))
-		}
-	}
+	return changes.Sequence(
+		func(emit func(store.Entry) bool) error {
+			_, err := s.each(ctx, prefix, after, emit)
+			return err
+		},
+		func(err error) error { return prefixError("list", prefix, err) },
+	)
 }
 
 // Watch implements [store.Store].
 func (s *Store) Watch(ctx context.Context, prefix string, after store.Revision) iter.Seq2[store.Event, error] {
-	return func(yield func(store.Event, error) bool) {
-		more := true
-		emit := func(ev store.Event) bool {
-			more = yield(ev, nil)
-			return more
-		}
-		err := s.watch(ctx, prefix, after, emit)
-		if more && err != nil {
-			yield(store.Event{}, prefixError("watch", prefix, err))
-		}
-	}
+	return changes.Sequence(
+		func(emit func(store.Event) bool) error { return s.watch(ctx, prefix, after, emit) },
+		func(err error) error { return prefixError("watch", prefix, err) },
+	)
 }
 
 // watch returns an error, or nil once emit has returned false.
@@ -60,12 +50,10 @@ func (s *Store) watch(ctx context.Context, prefix string, after store.Revision, 
 		return err
 	}
 	if after == 0 {
-		more := true
-		now, err := s.each(ctx, prefix, "", func(e store.Entry) bool {
-			more = emit(store.Event{Op: store.OpPut, Entry: e})
-			return more
-		})
-		if err != nil || !more || !emit(store.Event{Op: store.OpSynced, Entry: store.Entry{Revision: now}}) {
+		now, more, err := changes.Snapshot(func(take func(store.Entry) bool) (store.Revision, error) {
+			return s.each(ctx, prefix, "", take)
+		}, emit)
+		if !more {
 			return err
 		}
 		after = now
