@@ -3,7 +3,6 @@ package pool
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync"
 	"time"
 
@@ -17,9 +16,6 @@ type Change struct {
 	Member identity.ID // zero if the pool itself has changed: any member may have come or gone
 }
 
-// listener is one who is attached.
-type listener struct{ fn func(Change) }
-
 // Attach has fn called whenever a pool or a membership changes, by whomever, until detach is called. It may be
 // told of changes that make no difference. fn must not block, and must not call Attach or detach; it may ask
 // the manager what is now. When detach returns, fn is not running and is not called again; detaching twice is
@@ -31,42 +27,20 @@ type listener struct{ fn func(Change) }
 func (m *Manager) Attach(fn func(Change)) (detach func()) {
 	m.life.Lock()
 	defer m.life.Unlock()
-	l := &listener{fn}
-	if m.listen(l) == 1 {
+	l, now := m.listeners.Add(fn)
+	if now == 1 {
 		m.start()
 	}
 	return sync.OnceFunc(func() {
 		m.life.Lock()
 		defer m.life.Unlock()
-		if m.unlisten(l) == 0 {
+		if m.listeners.Remove(l) == 0 {
 			m.stop()
 			m.running.Wait()
 			m.setAttached(false)
 			m.health.forget()
 		}
 	})
-}
-
-func (m *Manager) listen(l *listener) int {
-	m.deliver.Lock()
-	defer m.deliver.Unlock()
-	m.listeners = append(m.listeners, l)
-	return len(m.listeners)
-}
-
-func (m *Manager) unlisten(l *listener) int {
-	m.deliver.Lock()
-	defer m.deliver.Unlock()
-	m.listeners = slices.DeleteFunc(m.listeners, func(other *listener) bool { return other == l })
-	return len(m.listeners)
-}
-
-func (m *Manager) tell(c Change) {
-	m.deliver.Lock()
-	defer m.deliver.Unlock()
-	for _, l := range m.listeners {
-		l.fn(c)
-	}
 }
 
 func (m *Manager) start() {
@@ -173,7 +147,7 @@ func (f *follower) follow(ctx context.Context) error {
 
 func (f *follower) put(e store.Entry, generation uint64) {
 	if c, changed := f.m.take(e, generation); changed {
-		f.m.tell(c)
+		f.m.listeners.Tell(c)
 	}
 }
 
@@ -186,7 +160,7 @@ func (f *follower) remove(e store.Entry) {
 	changed := f.m.state.vanish(name, member, e.Revision)
 	f.m.mu.Unlock()
 	if changed {
-		f.m.tell(Change{name, member})
+		f.m.listeners.Tell(Change{name, member})
 	}
 }
 
@@ -197,7 +171,7 @@ func (f *follower) synced(generation uint64, at store.Revision) {
 	f.m.following = true
 	f.m.mu.Unlock()
 	for _, name := range changed {
-		f.m.tell(Change{Pool: name})
+		f.m.listeners.Tell(Change{Pool: name})
 	}
 	f.begin()
 }

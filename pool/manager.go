@@ -15,6 +15,7 @@ import (
 
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/internal/cose"
+	"github.com/converge-agents/converge/internal/listeners"
 	"github.com/converge-agents/converge/internal/panics"
 	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/store"
@@ -90,8 +91,7 @@ type Manager struct {
 	attached  bool // somebody is
 	following bool // state has all that the store has, or had when it could last be followed
 
-	deliver   sync.Mutex // held while listeners are told
-	listeners []*listener
+	listeners listeners.List[Change]
 
 	life    sync.Mutex // held while the goroutine starts and stops
 	running sync.WaitGroup

@@ -105,7 +105,7 @@ func (m *Manager) learn(e store.Entry) {
 	pass := m.passes
 	m.mu.RUnlock()
 	if c, changed := m.take(e, pass); changed {
-		m.tell(c)
+		m.listeners.Tell(c)
 	}
 }
 

@@ -3,14 +3,10 @@ package task
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync"
 
 	"github.com/converge-agents/converge/store"
 )
-
-// listener is one who is attached.
-type listener struct{ fn func(Task) }
 
 // Attach has fn called whenever a task changes, by whomever, and when one is ready that had to wait, until
 // detach is called. The calls come one after the other: fn must not block, must not call Attach or detach, and must not
@@ -30,14 +26,14 @@ type listener struct{ fn func(Task) }
 func (m *Manager) Attach(fn func(Task)) (detach func()) {
 	m.life.Lock()
 	defer m.life.Unlock()
-	l := &listener{fn}
-	if m.listen(l) == 1 {
+	l, now := m.listeners.Add(fn)
+	if now == 1 {
 		m.start()
 	}
 	return sync.OnceFunc(func() {
 		m.life.Lock()
 		defer m.life.Unlock()
-		if m.unlisten(l) == 0 {
+		if m.listeners.Remove(l) == 0 {
 			m.stop()
 			m.running.Wait()
 			m.health.set(&m.health.following, nil)
@@ -46,37 +42,11 @@ func (m *Manager) Attach(fn func(Task)) (detach func()) {
 	})
 }
 
-func (m *Manager) listen(l *listener) int {
-	m.deliver.Lock()
-	defer m.deliver.Unlock()
-	m.listeners = append(m.listeners, l)
-	return len(m.listeners)
-}
-
-func (m *Manager) unlisten(l *listener) int {
-	m.deliver.Lock()
-	defer m.deliver.Unlock()
-	m.listeners = slices.DeleteFunc(m.listeners, func(other *listener) bool { return other == l })
-	return len(m.listeners)
-}
-
 // tell tells all listeners of a task.
-func (m *Manager) tell(r *record) {
-	m.tellIf(r, func() bool { return true })
-}
+func (m *Manager) tell(r *record) { m.listeners.Tell(r.task()) }
 
 // tellIf tells them if that is so when nobody else tells anything.
-func (m *Manager) tellIf(r *record, so func() bool) {
-	t := r.task()
-	m.deliver.Lock()
-	defer m.deliver.Unlock()
-	if !so() {
-		return
-	}
-	for _, l := range m.listeners {
-		l.fn(t)
-	}
-}
+func (m *Manager) tellIf(r *record, so func() bool) { m.listeners.TellIf(so, r.task()) }
 
 func (m *Manager) start() {
 	ctx, cancel := context.WithCancel(context.Background())

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/listeners"
 	"github.com/converge-agents/converge/store"
 )
 
@@ -81,8 +82,7 @@ type Manager struct {
 	earlier chan struct{}         // tells it that something is due before
 	index   atomic.Pointer[index] // nil unless the store is being followed
 
-	deliver   sync.Mutex // held while listeners are told
-	listeners []*listener
+	listeners listeners.List[Task]
 
 	life    sync.Mutex // held while the goroutines start and stop
 	running sync.WaitGroup

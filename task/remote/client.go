@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/listeners"
 	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/task"
 	"github.com/converge-agents/converge/transport"
@@ -56,8 +57,7 @@ type Client struct {
 	missed  bool                // an end was kept back that has to be told after all
 	own     map[string]*ownTask // what the agent has submitted and holds
 
-	deliver   sync.Mutex // held while listeners are told
-	listeners []*listener
+	listeners listeners.List[task.Task]
 
 	life    sync.Mutex // held while the goroutine starts and stops
 	running sync.WaitGroup

@@ -14,9 +14,6 @@ import (
 	"github.com/converge-agents/converge/task"
 )
 
-// listener is one who is attached.
-type listener struct{ fn func(task.Task) }
-
 // Attach has fn called, until detach is called, when a pending task appears that the agent may claim, when
 // a task ends that it has submitted, and when one that it holds has ended by somebody else's doing. The
 // calls come from one goroutine, one after the other: fn must not block, and must not call Attach or
@@ -27,8 +24,8 @@ type listener struct{ fn func(task.Task) }
 func (c *Client) Attach(fn func(task.Task)) (detach func()) {
 	c.life.Lock()
 	defer c.life.Unlock()
-	l := &listener{fn}
-	if c.listen(l) == 1 {
+	l, now := c.listeners.Add(fn)
+	if now == 1 {
 		ctx, cancel := context.WithCancel(context.Background())
 		c.stop = cancel
 		c.setFollows(true)
@@ -37,7 +34,7 @@ func (c *Client) Attach(fn func(task.Task)) (detach func()) {
 	return sync.OnceFunc(func() {
 		c.life.Lock()
 		defer c.life.Unlock()
-		if c.unlisten(l) == 0 {
+		if c.listeners.Remove(l) == 0 {
 			c.stop()
 			c.running.Wait()
 			c.setFollows(false)
@@ -51,30 +48,8 @@ func (c *Client) setFollows(follows bool) {
 	c.follows = follows
 }
 
-func (c *Client) listen(l *listener) int {
-	c.deliver.Lock()
-	defer c.deliver.Unlock()
-	c.listeners = append(c.listeners, l)
-	return len(c.listeners)
-}
-
-func (c *Client) unlisten(l *listener) int {
-	c.deliver.Lock()
-	defer c.deliver.Unlock()
-	c.listeners = slices.DeleteFunc(c.listeners, func(other *listener) bool { return other == l })
-	return len(c.listeners)
-}
-
 // tell tells all listeners of tasks.
-func (c *Client) tell(tasks []task.Task) {
-	c.deliver.Lock()
-	defer c.deliver.Unlock()
-	for _, t := range tasks {
-		for _, l := range c.listeners {
-			l.fn(t)
-		}
-	}
-}
+func (c *Client) tell(tasks []task.Task) { c.listeners.Tell(tasks...) }
 
 // Visible returns the first pending tasks that the profile sees, at most limit of them, as far as the
 // client knows them: it has those that the profile sees with which it is bound, up to Binding.Window.
