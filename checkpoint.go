@@ -116,6 +116,9 @@ func (c *checkpoints) restore(ctx context.Context) (err error) {
 	return nil
 }
 
+// restored reports whether the agent goes on from the state of an earlier run.
+func (c *checkpoints) restored() bool { return c != nil && c.rev != 0 }
+
 // Pauses between attempts to write to a store that fails.
 const (
 	minCheckpointRetry = 50 * time.Millisecond

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/message"
+	"github.com/converge-agents/converge/taint"
 	"github.com/converge-agents/converge/task"
 	"github.com/converge-agents/converge/tool"
 )
@@ -71,9 +72,10 @@ func (t Turn) isEmpty() bool {
 type ToolResult struct {
 	CallID   string // the InvokeTool.CallID
 	Tool     string
-	TaskID   string // the InvokeTool.TaskID
+	TaskID   string    // the InvokeTool.TaskID
+	Taint    taint.Set // of the params, and the tool itself
 	Output   tool.Output
-	Err      error // nil, or a *tool.Error: denied, invalid, timed out, …
+	Err      error // nil, or a *tool.Error: denied, not approved, invalid, timed out, …
 	Duration time.Duration
 }
 

@@ -7,6 +7,7 @@ import (
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/pool"
+	"github.com/converge-agents/converge/taint"
 	"github.com/converge-agents/converge/task"
 )
 
@@ -54,7 +55,14 @@ type InvokeTool struct {
 	Params json.RawMessage // a JSON object; nil means {}
 	CallID string          // comes back in the result; the runtime does not look at it
 	TaskID string          // the task that the call is for, if any
+	// Taint says where the params come from, if the agent keeps track of that. nil means everything that the
+	// agent has been shown since it started, see [Turn.Taint].
+	Taint *taint.Set
 }
+
+// RenewClaim renews the claim on a task that the agent holds, while it works on it by other means than tools
+// (see [InvokeTool]): at a third of the time that a claim holds, say. It fails if the claim is lost.
+type RenewClaim struct{ TaskID string }
 
 // Wake asks for a turn after a pause, even if nothing has come by then.
 type Wake struct{ After time.Duration }
@@ -138,6 +146,9 @@ func (ReportTask) Kind() string { return "report_task" }
 
 // Kind implements [Decision].
 func (FailTask) Kind() string { return "fail_task" }
+
+// Kind implements [Decision].
+func (RenewClaim) Kind() string { return "renew_claim" }
 
 // Kind implements [Decision].
 func (CancelTask) Kind() string { return "cancel_task" }

@@ -15,6 +15,7 @@ import (
 	"github.com/converge-agents/converge/internal/stat"
 	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/ratelimit"
+	"github.com/converge-agents/converge/taint"
 	"github.com/converge-agents/converge/task"
 	"github.com/converge-agents/converge/tool"
 )
@@ -54,6 +55,8 @@ type ExecutorConfig struct {
 	// Limiter, if set, limits what the agent sends. Its sender bucket is that of this agent; agents may
 	// share a Limiter.
 	Limiter *ratelimit.Limiter
+	// Approver is asked before each tool call. nil refuses tools whose annotations say that they destroy.
+	Approver tool.Approver
 	// Handlers carry out decisions of custom kinds, by Kind. The kinds of this package cannot be
 	// replaced.
 	Handlers map[string]Handler
@@ -72,7 +75,9 @@ type ExecutorEnv struct {
 	Route   task.Profile // which tasks the agent may claim
 	Pools   Pools        // nil if the agent has no pools
 	Notify  func()       // called when something waits for Collect; must not block
-	Logger  *slog.Logger // nil means slog.Default
+	// Seen returns where all comes from that the agent has been shown so far; nil means that nobody knows.
+	Seen   func() taint.Set
+	Logger *slog.Logger // nil means slog.Default
 }
 
 // StandardExecutor carries out the decisions of one agent: it sends under the egress limit, runs tools
@@ -134,11 +139,16 @@ func NewStandardExecutor(c ExecutorConfig, env ExecutorEnv) (*StandardExecutor, 
 	if env.Notify == nil {
 		env.Notify = func() {}
 	}
+	if env.Seen == nil {
+		env.Seen = func() taint.Set { return taint.Of(taint.Many) }
+	}
 	guard, err := tool.NewGuard(tool.GuardConfig{
 		Tools:     c.Tools,
 		Allowlist: c.ToolAllowlist,
 		Timeout:   c.ToolTimeout,
+		Approver:  c.Approver,
 		Agent:     env.Name,
+		AgentID:   env.Agent.String(),
 		Logger:    env.Logger,
 	})
 	if err != nil {
@@ -162,6 +172,8 @@ func (e *StandardExecutor) Execute(ctx context.Context, d Decision) error {
 		return e.send(ctx, d.Draft)
 	case InvokeTool:
 		return e.invoke(d)
+	case RenewClaim:
+		return e.renewClaim(ctx, d.TaskID)
 	case SubmitTask, ClaimTask, ReportTask, FailTask, CancelTask:
 		return e.ExecuteTasks(ctx, []Decision{d})[0]
 	case JoinPool, LeavePool, CreatePool:

@@ -7,7 +7,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/converge-agents/converge/taint"
 	"github.com/converge-agents/converge/task"
+	"github.com/converge-agents/converge/tool"
 )
 
 // invoke starts a tool call beside the turns.
@@ -23,17 +25,22 @@ func (e *StandardExecutor) invoke(d InvokeTool) error {
 		held.calls++
 	}
 	e.mu.Unlock()
-	e.calls.Go(func() { e.call(d, held) })
+	if d.Taint == nil {
+		seen := e.env.Seen()
+		d.Taint = &seen
+	}
+	request := tool.Request{Tool: d.Tool, Params: d.Params, Taint: *d.Taint, TaskID: d.TaskID, CallID: d.CallID}
+	e.calls.Go(func() { e.call(request, held) })
 	return nil
 }
 
 // call runs a tool to its end and hands over the result. The guard bounds how long that takes.
-func (e *StandardExecutor) call(d InvokeTool, held *heldClaim) {
+func (e *StandardExecutor) call(r tool.Request, held *heldClaim) {
 	ctx, cancel := context.WithCancelCause(e.callsCtx)
 	defer cancel(nil)
 	stop := e.keepClaim(ctx, cancel, held)
 	start := time.Now()
-	output, err := e.guard.Run(ctx, d.Tool, d.Params)
+	output, err := e.guard.Call(ctx, r)
 	duration := time.Since(start)
 	stop()
 	e.toolTimes.Observe(duration)
@@ -44,7 +51,8 @@ func (e *StandardExecutor) call(d InvokeTool, held *heldClaim) {
 		held.calls--
 	}
 	e.results = append(e.results, ToolResult{
-		CallID: d.CallID, Tool: d.Tool, TaskID: d.TaskID, Output: output, Err: err, Duration: duration,
+		CallID: r.CallID, Tool: r.Tool, TaskID: r.TaskID, Taint: r.Taint.With(taint.Tool(r.Tool)),
+		Output: output, Err: err, Duration: duration,
 	})
 	e.mu.Unlock()
 	e.env.Notify()
@@ -101,6 +109,24 @@ func (e *StandardExecutor) heartbeat(ctx context.Context, held *heldClaim, claim
 		return nil
 	}
 	e.env.Logger.WarnContext(ctx, "cannot renew claim", "agent", e.env.Name, "task", claim.TaskID, "error", err)
+	return nil
+}
+
+// renewClaim carries out a RenewClaim. A claim that is lost is forgotten, and the agent told.
+func (e *StandardExecutor) renewClaim(ctx context.Context, id string) error {
+	e.mu.Lock()
+	held := e.held[id]
+	e.mu.Unlock()
+	if held == nil {
+		return fmt.Errorf("renew_claim: task %.80q: %w", id, ErrNotHeld)
+	}
+	claim := e.current(held)
+	renewed, err := e.env.Tasks.Heartbeat(ctx, claim)
+	if err != nil {
+		e.settled(claim, err)
+		return fmt.Errorf("renew_claim: %w", err)
+	}
+	e.renew(held, renewed)
 	return nil
 }
 

@@ -19,6 +19,7 @@ var floors = map[string]int{
 	"internal/queue":     0,
 	"internal/stat":      0,
 	"store":              0,
+	"taint":              0,
 
 	"identity":         1,
 	"internal/changes": 1,

@@ -13,6 +13,7 @@ import (
 	"github.com/converge-agents/converge/internal/panics"
 	"github.com/converge-agents/converge/internal/stat"
 	"github.com/converge-agents/converge/message"
+	"github.com/converge-agents/converge/taint"
 	"github.com/converge-agents/converge/task"
 	"github.com/converge-agents/converge/transport"
 )
@@ -41,6 +42,7 @@ type Runtime struct {
 	giveUp   context.CancelCauseFunc // ends Run; Run's goroutine only
 	failures []Failure               // of the last turn; Run's goroutine only
 	drafts   []message.Draft         // memory of executeAll; empty between turns
+	seen     taint.Set               // of all turns so far; Run's goroutine only
 	backoff  time.Duration
 
 	recalled  stat.Vec[message.Reason]
@@ -144,6 +146,7 @@ func (r *Runtime) newExecutor() (executor, error) {
 		Route:   r.profile,
 		Pools:   r.pools.orNil(),
 		Notify:  r.schedule.Wake,
+		Seen:    func() taint.Set { return r.seen },
 		Logger:  c.Logger,
 	})
 }
@@ -244,6 +247,9 @@ func (r *Runtime) prepare(ctx context.Context) error {
 	}
 	if err := r.states.restore(ctx); err != nil {
 		return err
+	}
+	if r.states.restored() { // nobody knows what an earlier run was shown
+		r.seen = taint.Of(taint.Many)
 	}
 	if starter, ok := r.config.Agent.(Starter); ok {
 		return r.call(ctx, "OnStart", starter.OnStart)

@@ -97,7 +97,7 @@ func (r *Runtime) Stats() Stats {
 // ownKinds are the kinds of decisions that this version carries out.
 var ownKinds = []string{
 	SendMessage{}.Kind(), SubmitTask{}.Kind(), ClaimTask{}.Kind(), ReportTask{}.Kind(), FailTask{}.Kind(),
-	CancelTask{}.Kind(), InvokeTool{}.Kind(), Wake{}.Kind(), JoinPool{}.Kind(), LeavePool{}.Kind(), CreatePool{}.Kind(),
+	CancelTask{}.Kind(), RenewClaim{}.Kind(), InvokeTool{}.Kind(), Wake{}.Kind(), JoinPool{}.Kind(), LeavePool{}.Kind(), CreatePool{}.Kind(),
 }
 
 // laterKinds are the kinds of those whose protocols come later.

@@ -26,6 +26,7 @@ func (r *Runtime) assemble(draining bool) Turn {
 		t.Tasks = r.config.Tasks.Visible(r.route(), r.config.TurnTasks)
 	}
 	t.Pools = r.pools.show()
+	r.see(t)
 	if r.inbox.Len() > 0 || len(t.Messages) < len(waited) { // in the latter case drain has to look again
 		r.schedule.Wake()
 	}

@@ -174,7 +174,7 @@ func decisions(s sample, emit func(float64, ...string)) {
 func toolCalls(s sample, emit func(float64, ...string)) {
 	t := s.agents.Tools
 	for outcome, n := range map[string]uint64{
-		"succeeded": t.Succeeded, "denied": t.Denied, "invalid": t.Invalid, "busy": t.Busy, "timed_out": t.TimedOut,
+		"succeeded": t.Succeeded, "denied": t.Denied, "invalid": t.Invalid, "not_approved": t.Refused, "busy": t.Busy, "timed_out": t.TimedOut,
 		"cancelled": t.Cancelled, "too_large": t.TooLarge, "panicked": t.Panicked, "failed": t.Failed,
 	} {
 		emit(float64(n), outcome)

@@ -96,6 +96,7 @@ converge_tool_calls_total{outcome="cancelled"}
 converge_tool_calls_total{outcome="denied"}
 converge_tool_calls_total{outcome="failed"}
 converge_tool_calls_total{outcome="invalid"}
+converge_tool_calls_total{outcome="not_approved"}
 converge_tool_calls_total{outcome="panicked"}
 converge_tool_calls_total{outcome="succeeded"}
 converge_tool_calls_total{outcome="timed_out"}

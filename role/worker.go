@@ -11,6 +11,7 @@ import (
 	"github.com/converge-agents/converge"
 	"github.com/converge-agents/converge/discovery"
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/taint"
 	"github.com/converge-agents/converge/task"
 	"github.com/converge-agents/converge/tool"
 )
@@ -109,7 +110,8 @@ func (w *Worker) endAgain(f converge.Failure) []converge.Decision {
 }
 
 func (w *Worker) invoke(t task.Task) converge.Decision {
-	return converge.InvokeTool{Tool: w.tools[t.Kind], Params: t.Params, CallID: t.ID, TaskID: t.ID}
+	from := taint.Of(taint.Peer(t.Submitter.String()))
+	return converge.InvokeTool{Tool: w.tools[t.Kind], Params: t.Params, CallID: t.ID, TaskID: t.ID, Taint: &from}
 }
 
 // report ends the task that a tool call was for.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/converge-agents/converge"
 	"github.com/converge-agents/converge/role"
+	"github.com/converge-agents/converge/taint"
 	"github.com/converge-agents/converge/task"
 	"github.com/converge-agents/converge/tool"
 )
@@ -58,8 +59,10 @@ func result(id, data string, err error) converge.ToolResult {
 
 func claim(id string) converge.Decision { return converge.ClaimTask{TaskID: id} }
 
+// invoke is a call whose params come from Alice.
 func invoke(id string) converge.Decision {
-	return converge.InvokeTool{Tool: "hammer", Params: []byte(`{"task":"` + id + `"}`), CallID: id, TaskID: id}
+	from := taint.Of(taint.Peer(alice.ID().String()))
+	return converge.InvokeTool{Tool: "hammer", Params: []byte(`{"task":"` + id + `"}`), CallID: id, TaskID: id, Taint: &from}
 }
 
 func report(id, data string) converge.Decision {

@@ -6,12 +6,13 @@ import (
 )
 
 // Why a call did not succeed: the values of [Error.Reason]. Their texts hold nothing private, so they
-// can be shown to peers. Of calls that were denied, unknown, invalid or busy, nothing ran; calls with
-// any other reason may have had their effect on the world.
+// can be shown to peers. Of calls that were denied, unknown, invalid, not approved or busy, nothing ran; calls
+// with any other reason may have had their effect on the world.
 var (
 	ErrDenied         = errors.New("not on the allowlist")
 	ErrUnknownTool    = errors.New("unknown tool")
 	ErrInvalidParams  = errors.New("invalid params")
+	ErrNotApproved    = errors.New("not approved")
 	ErrBusy           = errors.New("busy")
 	ErrTimeout        = errors.New("timed out")
 	ErrCancelled      = errors.New("cancelled") // by the caller's context, whose cause is wrapped too

@@ -36,8 +36,11 @@ type GuardConfig struct {
 	MaxWaiting int
 	// MaxOutput bounds the bytes of an output. 0 is [DefaultMaxOutput] for tools that set none.
 	MaxOutput int
-	// Agent names the agent in log lines.
-	Agent string
+	// Approver is asked before each call, once the allowlist and the schema let it through. nil refuses
+	// tools whose annotations say that they destroy, and lets all others run.
+	Approver Approver
+	// Agent names the agent in log lines and for the Approver, and AgentID is its ID in hex.
+	Agent, AgentID string
 	// Logger gets a warning for each denied call, an error for each timeout, and the stacks of
 	// panics at debug. nil is [slog.Default].
 	Logger *slog.Logger
@@ -47,7 +50,9 @@ type GuardConfig struct {
 // concurrent use and needs no closing, but see [Guard.Wait].
 type Guard struct {
 	agent    string
+	agentID  string
 	log      *slog.Logger
+	approver Approver
 	gates    map[string]*gate // by the names on the allowlist; never changes
 	counts   counters
 	inflight inflight
@@ -59,7 +64,7 @@ func NewGuard(c GuardConfig) (*Guard, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	g := &Guard{agent: c.Agent, log: cmp.Or(c.Logger, slog.Default()), gates: map[string]*gate{}}
+	g := &Guard{agent: c.Agent, agentID: c.AgentID, log: cmp.Or(c.Logger, slog.Default()), approver: c.Approver, gates: map[string]*gate{}}
 	var unknown []error
 	for _, name := range c.Allowlist {
 		tool, err := c.tools().entry(name)
@@ -99,11 +104,16 @@ func (c GuardConfig) tools() *Registry {
 	return c.Tools
 }
 
-// Run calls the tool of that name with a copy of params, empty params meaning {}. It returns when the
-// tool does, or as soon as the timeout is over or ctx ends, whatever the tool does then. Its errors
-// are of type [*Error].
+// Run is [Guard.Call] for a call of which nothing but the tool and its params is known.
 func (g *Guard) Run(ctx context.Context, name string, params json.RawMessage) (Output, error) {
-	output, err := g.run(ctx, name, params)
+	return g.Call(ctx, Request{Tool: name, Params: params})
+}
+
+// Call calls the tool of that name with a copy of the params, empty params meaning {}. It waits for the
+// approver first. From then on, it returns when the tool does, or as soon as the timeout is over or ctx
+// ends, whatever the tool does then. Its errors are of type [*Error].
+func (g *Guard) Call(ctx context.Context, r Request) (Output, error) {
+	output, err := g.call(ctx, r)
 	g.counts.add(err)
 	if err != nil {
 		return Output{}, err
@@ -111,22 +121,25 @@ func (g *Guard) Run(ctx context.Context, name string, params json.RawMessage) (O
 	return output, nil
 }
 
-func (g *Guard) run(ctx context.Context, name string, params json.RawMessage) (Output, *Error) {
-	gate := g.gates[name]
+func (g *Guard) call(ctx context.Context, r Request) (Output, *Error) {
+	gate := g.gates[r.Tool]
 	if gate == nil {
-		g.log.WarnContext(ctx, "tool denied: not on the allowlist", "agent", g.agent, "tool", clip(name))
-		return Output{}, &Error{Tool: clip(name), Reason: ErrDenied}
+		g.log.WarnContext(ctx, "tool denied: not on the allowlist", "agent", g.agent, "tool", clip(r.Tool))
+		return Output{}, &Error{Tool: clip(r.Tool), Reason: ErrDenied}
 	}
-	if len(params) == 0 {
-		params = json.RawMessage("{}")
+	if len(r.Params) == 0 {
+		r.Params = json.RawMessage("{}")
 	}
-	if len(params) <= MaxParams {
-		params = bytes.Clone(params) // what is checked is what the tool gets
+	if len(r.Params) <= MaxParams {
+		r.Params = bytes.Clone(r.Params) // what is checked and approved is what the tool gets
 	}
-	if err := gate.params.check(params); err != nil {
+	if err := gate.params.check(r.Params); err != nil {
 		return Output{}, gate.error(ErrInvalidParams, err)
 	}
-	return gate.run(ctx, params)
+	if err := gate.approve(ctx, r); err != nil {
+		return Output{}, err
+	}
+	return gate.run(ctx, r.Params)
 }
 
 // Wait blocks until no tool of this guard runs: a call that [Guard.Run] gave up may still end its work

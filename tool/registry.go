@@ -27,6 +27,9 @@ type Options struct {
 	// case, and a nesting of more than 128 levels. nil is the tool's own, if it is a [Describer], and
 	// otherwise accepts any JSON object. The registry keeps a copy.
 	Schema *jsonschema.Schema
+	// Annotations say what the tool does to the world. The zero value is the tool's own, if it is
+	// [Annotated].
+	Annotations Annotations
 	// Timeout bounds a call, its wait for a free slot included.
 	Timeout time.Duration
 	// MaxConcurrent bounds the calls that run at once through one guard.
@@ -85,6 +88,9 @@ func newRegistered(t Tool, name string, o Options) (*registered, error) {
 	}
 	if d, ok := t.(Describer); ok {
 		o = describe(o, d)
+	}
+	if a, ok := t.(Annotated); ok && o.Annotations == (Annotations{}) {
+		o.Annotations = a.Annotations()
 	}
 	o.Schema = o.Schema.CloneSchemas()
 	params, err := newParamsCheck(o.Schema)

@@ -6,12 +6,13 @@ import (
 )
 
 // Stats counts the calls of a [Guard] since it was made. Each call that has returned is in exactly one
-// of Succeeded, Denied, Invalid, Busy, TimedOut, Cancelled, TooLarge, Panicked and Failed.
+// of Succeeded, Denied, Invalid, Refused, Busy, TimedOut, Cancelled, TooLarge, Panicked and Failed.
 type Stats struct {
 	Run       uint64 // calls that reached their tool, whatever came of them
 	Succeeded uint64
 	Denied    uint64
 	Invalid   uint64
+	Refused   uint64 // not approved
 	Busy      uint64
 	TimedOut  uint64
 	Cancelled uint64
@@ -29,6 +30,7 @@ func (g *Guard) Stats() Stats {
 		Succeeded: g.counts.succeeded.Load(),
 		Denied:    g.counts.denied.Load(),
 		Invalid:   g.counts.invalid.Load(),
+		Refused:   g.counts.refused.Load(),
 		Busy:      g.counts.busy.Load(),
 		TimedOut:  g.counts.timedOut.Load(),
 		Cancelled: g.counts.cancelled.Load(),
@@ -50,6 +52,7 @@ func (s Stats) Plus(o Stats) Stats {
 		Succeeded: s.Succeeded + o.Succeeded,
 		Denied:    s.Denied + o.Denied,
 		Invalid:   s.Invalid + o.Invalid,
+		Refused:   s.Refused + o.Refused,
 		Busy:      s.Busy + o.Busy,
 		TimedOut:  s.TimedOut + o.TimedOut,
 		Cancelled: s.Cancelled + o.Cancelled,
@@ -62,7 +65,7 @@ func (s Stats) Plus(o Stats) Stats {
 }
 
 type counters struct {
-	run, succeeded, denied, invalid, busy, timedOut, cancelled, tooLarge, panicked, failed atomic.Uint64
+	run, succeeded, denied, invalid, refused, busy, timedOut, cancelled, tooLarge, panicked, failed atomic.Uint64
 }
 
 // add counts the outcome of a call.
@@ -76,6 +79,8 @@ func (c *counters) add(err *Error) {
 		c.denied.Add(1)
 	case ErrInvalidParams:
 		c.invalid.Add(1)
+	case ErrNotApproved:
+		c.refused.Add(1)
 	case ErrBusy:
 		c.busy.Add(1)
 	case ErrTimeout:

@@ -7,7 +7,9 @@
 //     nothing.
 //   - A tool sees only params that are a JSON object of at most [MaxParams] bytes and that its schema
 //     accepts.
-//   - [Guard.Run] returns when the timeout is over, whether the tool honours its context or not. A tool
+//   - A call that the [Approver] does not approve does not run; without an approver, no tool runs that says of
+//     itself that it destroys.
+//   - [Guard.Call] returns when the timeout is over, whether the tool honours its context or not. A tool
 //     that hangs keeps the slot that it runs in, so it can use up its own slots and no other tool's.
 //   - At most so many calls of a tool run, and at most so many wait; the next is refused at once.
 //   - Output beyond the cap is an error, never a part of the output. A panic is an error.
