@@ -17,7 +17,9 @@ var floors = map[string]int{
 	"internal/panics":    0,
 	"internal/pgtest":    0,
 	"internal/queue":     0,
+	"internal/sandbox":   0,
 	"internal/stat":      0,
+	"internal/template":  0,
 	"store":              0,
 	"taint":              0,
 
@@ -32,6 +34,8 @@ var floors = map[string]int{
 	"store/postgres": 2,
 	"store/sqlite":   2,
 	"tool/command":   2,
+	"tool/http":      2,
+	"tool/wasm":      2,
 
 	"internal/peertls": 2,
 	"internal/proof":   2,
