@@ -24,6 +24,7 @@ var floors = map[string]int{
 	"identity":         1,
 	"internal/changes": 1,
 	"store/storetest":  1,
+	"policy":           1,
 	"tool":             1,
 
 	"message":        2,
@@ -32,10 +33,12 @@ var floors = map[string]int{
 	"store/postgres": 2,
 	"store/sqlite":   2,
 	"tool/command":   2,
+	"approval":       2,
 
 	"internal/peertls": 2,
 	"internal/proof":   2,
 
+	"control":          3,
 	"discovery":        3,
 	"discovery/gossip": 4,
 	"pool":             3,
