@@ -113,3 +113,10 @@ func decodeNumber(text string) (any, error) {
 	}
 	return f, nil
 }
+
+// CheckParams reports why params cannot be decided on, by a rule or by somebody who reads them: they are no
+// JSON object, or two readers could understand them differently.
+func CheckParams(params []byte) error {
+	_, err := decodeParams(params)
+	return err
+}
