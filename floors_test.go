@@ -26,6 +26,7 @@ var floors = map[string]int{
 	"identity":         1,
 	"internal/changes": 1,
 	"store/storetest":  1,
+	"policy":           1,
 	"tool":             1,
 
 	"message":        2,
@@ -36,10 +37,12 @@ var floors = map[string]int{
 	"tool/command":   2,
 	"tool/http":      2,
 	"tool/wasm":      2,
+	"approval":       2,
 
 	"internal/peertls": 2,
 	"internal/proof":   2,
 
+	"control":          3,
 	"discovery":        3,
 	"discovery/gossip": 4,
 	"pool":             3,
