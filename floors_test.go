@@ -16,6 +16,7 @@ var floors = map[string]int{
 	"internal/nearest":   0,
 	"internal/panics":    0,
 	"internal/pgtest":    0,
+	"internal/process":   0,
 	"internal/queue":     0,
 	"internal/stat":      0,
 	"store":              0,
@@ -32,6 +33,7 @@ var floors = map[string]int{
 	"store/postgres": 2,
 	"store/sqlite":   2,
 	"tool/command":   2,
+	"tool/mcp":       2,
 
 	"internal/peertls": 2,
 	"internal/proof":   2,
