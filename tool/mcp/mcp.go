@@ -125,7 +125,7 @@ func New(c Config) (*Server, error) {
 	if err := c.check(); err != nil {
 		return nil, fmt.Errorf("mcp server %q: %w", clip(c.Name, 64), err)
 	}
-	s := &Server{config: c, log: c.Logger.With("server", c.Name), changed: make(chan struct{})}
+	s := &Server{config: c, log: c.Logger.With("server", c.Name), changed: make(chan struct{}), checkTimeout: c.StartTimeout}
 	var err error
 	if c.URL != "" {
 		s.connect, err = newRemote(c)

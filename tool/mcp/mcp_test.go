@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"os"
@@ -31,23 +32,43 @@ func within(t *testing.T) context.Context {
 	return ctx
 }
 
+// subject is a server to start: a program, a URL, or a function.
+type subject struct {
+	mcp.Config
+	serve        func(io.Reader, io.Writer)
+	checkTimeout time.Duration
+}
+
+func (c subject) new() (*mcp.Server, error) {
+	if c.serve == nil {
+		return mcp.New(c.Config)
+	}
+	s, err := mcp.NewPiped(c.Config, c.serve)
+	if err == nil && c.checkTimeout > 0 {
+		s.SetCheckTimeout(c.checkTimeout)
+	}
+	return s, err
+}
+
 // config is that of a server that the test binary is.
-func config(t *testing.T, mode string, tools ...string) mcp.Config {
+func config(t *testing.T, mode string, tools ...string) subject {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return mcp.Config{
+	return subject{Config: mcp.Config{
 		Name: "it", Tools: tools, Command: []string{self}, Env: map[string]string{modeVariable: mode},
 		Logger: slog.New(slog.DiscardHandler), MinBackoff: time.Millisecond, CheckEvery: time.Hour,
-	}
+	}}
 }
 
-// script is the configuration of a server that follows a script.
-func script(t *testing.T, lines []string, tools ...string) mcp.Config {
+// script is a server that follows a script.
+func script(t *testing.T, lines []string, tools ...string) subject {
 	t.Helper()
-	return config(t, "raw:"+scriptFile(t, lines), tools...)
+	c := config(t, "", tools...)
+	c.serve = func(in io.Reader, out io.Writer) { rawServer(strings.Join(lines, "\n"), in, out) }
+	return c
 }
 
 func scriptFile(t *testing.T, lines []string) string {
@@ -59,9 +80,9 @@ func scriptFile(t *testing.T, lines []string) string {
 	return path
 }
 
-func start(t *testing.T, c mcp.Config) *mcp.Server {
+func start(t *testing.T, c subject) *mcp.Server {
 	t.Helper()
-	s, err := mcp.New(c)
+	s, err := c.new()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,9 +98,9 @@ func start(t *testing.T, c mcp.Config) *mcp.Server {
 }
 
 // startError starts a server that should not start.
-func startError(t *testing.T, c mcp.Config) error {
+func startError(t *testing.T, c subject) error {
 	t.Helper()
-	s, err := mcp.New(c)
+	s, err := c.new()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -319,7 +340,7 @@ func calling(before, text string) string {
 
 func TestServerThatDoesNotReadHoldsUpNobody(t *testing.T) {
 	t.Parallel()
-	s := start(t, config(t, "deaf:"+scriptFile(t, []string{listing(oneTool)}), "a"))
+	s := start(t, script(t, []string{listing(oneTool) + "¦STOP"}, "a"))
 	g := guard(t, s, tool.GuardConfig{Timeout: 100 * time.Millisecond})
 	large := json.RawMessage(`{"x":"` + strings.Repeat("x", 1<<19) + `"}`) // more than a pipe holds
 	for range 2 {
@@ -335,7 +356,7 @@ func TestServerThatDoesNotReadHoldsUpNobody(t *testing.T) {
 func TestServerThatStopsAnsweringIsStartedAgain(t *testing.T) {
 	t.Parallel()
 	c := script(t, []string{listing(oneTool), "tools/list "}, "a")
-	c.CheckEvery, c.StartTimeout = time.Millisecond, 50*time.Millisecond
+	c.CheckEvery, c.checkTimeout = time.Millisecond, 50*time.Millisecond
 	s := start(t, c)
 	if err := s.Await(within(t), func(s mcp.Status) bool { return s.Restarts > 0 }); err != nil {
 		t.Fatal(err)
@@ -546,19 +567,23 @@ func TestListsThatHaveNoEndAreRefused(t *testing.T) {
 
 func TestHugeResultIsRefused(t *testing.T) {
 	t.Parallel()
-	s := start(t, config(t, "good", "big", "add"))
+	s := start(t, config(t, "good", "big"))
 	if _, err := run(t, s, "big", `{"bytes":1048577}`); !errors.Is(err, tool.ErrOutputTooLarge) {
 		t.Errorf("error %v", err)
 	}
 	if out := mustRun(t, s, "big", `{"bytes":1048576}`); len(out) != len("text/plain: ")+1<<20 {
 		t.Errorf("%d bytes", len(out))
 	}
-	// A message beyond the bound ends the session, and another follows.
-	if _, err := run(t, s, "big", fmt.Sprintf(`{"bytes":%d}`, mcp.MaxMessage)); !errors.Is(err, mcp.ErrEnded) {
+}
+
+func TestMessageBeyondTheBoundEndsTheSessionAndAnotherFollows(t *testing.T) {
+	t.Parallel()
+	s := start(t, script(t, []string{listing(oneTool), fmt.Sprintf("tools/call \"¦%d×x", mcp.MaxMessage)}, "a"))
+	if _, err := run(t, s, "a", "{}"); !errors.Is(err, mcp.ErrEnded) || !strings.Contains(err.Error(), "maximum") {
 		t.Errorf("error %v", err)
 	}
-	if got := mustRun(t, s, "add", `{"a":1,"b":2}`); got != `application/json: {"sum":3}` {
-		t.Errorf("sum %s", got)
+	if err := s.Await(within(t), func(s mcp.Status) bool { return s.Up && s.Restarts == 1 }); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -592,7 +617,7 @@ func TestServerThatFloodsIsEnded(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := start(t, script(t, []string{listing(oneTool), "tools/call 10000×" + message + "␤"}, "a"))
+			s := start(t, script(t, []string{listing(oneTool), "tools/call ¦10000×" + message + "␤"}, "a"))
 			if _, err := run(t, s, "a", "{}"); !errors.Is(err, mcp.ErrEnded) || !strings.Contains(err.Error(), mcp.ErrFlood.Error()) {
 				t.Errorf("error %v", err)
 			}
@@ -648,6 +673,7 @@ func TestThousandHungCallsLeaveNothingBehind(t *testing.T) {
 			t.Errorf("beside the hung calls: %s", got)
 		}
 	}
+	mustRun(t, s, "add", `{"a":1,"b":2}`) // is sent after them
 	cancel()
 	calls.Wait()
 	if err := g.Wait(within(t)); err != nil {
@@ -690,7 +716,7 @@ func TestCloseEndsCalls(t *testing.T) {
 
 func TestStartAndCloseInAnyOrder(t *testing.T) {
 	t.Parallel()
-	s, err := mcp.New(config(t, "good", "add"))
+	s, err := config(t, "good", "add").new()
 	if err != nil {
 		t.Fatal(err)
 	}

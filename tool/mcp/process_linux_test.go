@@ -48,7 +48,7 @@ func fifo(t *testing.T) string {
 func TestGroupOfAProgramIsGoneAfterClose(t *testing.T) {
 	t.Parallel()
 	path := fifo(t)
-	s, err := mcp.New(config(t, "children:"+path, "add"))
+	s, err := config(t, "children:"+path, "add").new()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +119,7 @@ func TestProgramThatDoesNotEndIsKilled(t *testing.T) {
 	t.Parallel()
 	c := config(t, "good", "add")
 	c.Command = []string{"/bin/sh", "-c", `trap "" TERM; "$0"; while :; do sleep 1000; done`, c.Command[0]}
-	s, err := mcp.New(c)
+	s, err := c.new()
 	if err == nil {
 		err = s.Start(within(t))
 	}

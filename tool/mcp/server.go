@@ -33,6 +33,8 @@ type Server struct {
 	restarts uint64
 	tools    map[string]*Tool // by the server's names for them; never changes after Start
 
+	checkTimeout time.Duration
+
 	stop       context.CancelFunc
 	supervisor sync.WaitGroup
 }
@@ -298,8 +300,6 @@ func (s *Server) pin(ctx context.Context, name string, offered Hash) (Hash, erro
 
 // check holds what the server offers against the pins.
 func (s *Server) check(ctx context.Context, x *session) error {
-	ctx, cancel := context.WithTimeout(ctx, s.config.StartTimeout)
-	defer cancel()
 	s.mu.Lock()
 	claims := s.claims
 	s.mu.Unlock()

@@ -2,6 +2,7 @@ package mcp_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 	"go.uber.org/goleak"
@@ -36,12 +38,6 @@ func serve(mode string) {
 		_ = goodServer().Run(context.Background(), &sdk.StdioTransport{})
 	case "silent":
 		_, _ = io.Copy(io.Discard, os.Stdin)
-	case "deaf":
-		rawServer(argument, func(method string) { // answers the handshake and the list, and then reads no more
-			if method == "tools/list" {
-				select {}
-			}
-		})
 	case "broken":
 		fmt.Fprintln(os.Stderr, "secret of the server")
 		os.Exit(3)
@@ -59,7 +55,11 @@ func serve(mode string) {
 	case "stubborn": // does not end when its input does, nor when it is told to
 		parent(argument)
 	case "raw":
-		rawServer(argument, nil)
+		script, err := os.ReadFile(argument)
+		if err != nil {
+			os.Exit(6)
+		}
+		rawServer(string(script), os.Stdin, os.Stdout)
 	}
 }
 
@@ -148,25 +148,19 @@ func addHanging(s *sdk.Server) {
 	})
 }
 
-// rawServer speaks the protocol by hand, as a script in a file says, so that it can break it: each line is a method
-// and what is written when it is called, ID standing for the request's. "\n" ends messages. The lines of one method
-// are used in turn, and the last again and again; a counter in a file, if the script names one, makes that go on over
-// restarts.
-func rawServer(path string, after func(method string)) {
-	script, err := os.ReadFile(path)
-	if err != nil {
-		os.Exit(6)
-	}
+// rawServer speaks the protocol by hand, as a script says, so that it can break it: each line is a method and what is
+// written when it is called, ID standing for the request's and ␤ for the end of a message. "before¦N×again" repeats
+// what comes after ×, and "¦STOP" reads no more. The lines of one method are used in turn, and the last again and
+// again.
+func rawServer(script string, input io.Reader, out io.Writer) {
 	answers := map[string][]string{
-		"initialize": {`{"jsonrpc":"2.0","id":ID,"result":{"protocolVersion":"2025-11-25","capabilities":{"tools":{"listChanged":true}},"serverInfo":{"name":"raw","version":"1"}}}` + "\n"},
+		"initialize": {`{"jsonrpc":"2.0","id":ID,"result":{"protocolVersion":"2025-11-25","capabilities":{"tools":{"listChanged":true}},"serverInfo":{"name":"raw","version":"1"}}}␤`},
 	}
-	for line := range strings.Lines(string(script)) {
-		method, answer, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
-		answers[method] = append(answers[method], strings.ReplaceAll(answer, "␤", "\n"))
+	for line := range strings.SplitSeq(script, "\n") {
+		method, answer, _ := strings.Cut(line, " ")
+		answers[method] = append(answers[method], answer)
 	}
-	in := bufio.NewReader(os.Stdin)
-	out := bufio.NewWriter(os.Stdout)
-	used := map[string]int{}
+	in := bufio.NewReader(input)
 	for {
 		line, err := in.ReadBytes('\n')
 		if err != nil {
@@ -178,26 +172,42 @@ func rawServer(path string, after func(method string)) {
 			Error  json.RawMessage
 		}
 		if json.Unmarshal(line, &m) != nil {
-			os.Exit(7)
+			return
 		}
-		if m.Method == "" {
-			m.Method = "answer"
+		list := answers[cmp.Or(m.Method, "answer")]
+		if len(list) == 0 {
+			continue
 		}
-		if list := answers[m.Method]; len(list) > 0 {
-			answer := list[min(used[m.Method], len(list)-1)]
-			used[m.Method]++
-			answer = strings.ReplaceAll(answer, "ID", string(m.ID))
-			answer = strings.ReplaceAll(answer, "ERROR", strconv.Quote(string(m.Error)))
-			if n, rest, repeated := strings.Cut(answer, "×"); repeated {
-				times, _ := strconv.Atoi(n)
-				answer = strings.Repeat(rest, times)
-			}
-			if _, err := out.WriteString(answer); err != nil || out.Flush() != nil {
-				return
-			}
+		answer, stop := strings.CutSuffix(list[0], "¦STOP")
+		if _, err := io.WriteString(out, written(answer, string(m.ID), string(m.Error))); err != nil {
+			return
 		}
-		if after != nil {
-			after(m.Method)
+		if stop {
+			waitForEnd(out)
+			return
 		}
+		if len(list) > 1 {
+			answers[cmp.Or(m.Method, "answer")] = list[1:]
+		}
+	}
+}
+
+func written(answer, id, failure string) string {
+	answer = strings.NewReplacer("ID", id, "ERROR", strconv.Quote(failure), "␤", "\n").Replace(answer)
+	if before, again, repeated := strings.Cut(answer, "×"); repeated {
+		before, n, _ := strings.Cut(before, "¦")
+		times, _ := strconv.Atoi(n)
+		answer = before + strings.Repeat(again, times)
+	}
+	return answer
+}
+
+// waitForEnd reads nothing, and returns when nobody reads what is written any more.
+func waitForEnd(out io.Writer) {
+	for {
+		if _, err := io.WriteString(out, "\n"); err != nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond) // of the server, which is nobody's to wait for
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -157,9 +158,15 @@ func (x *session) list(ctx context.Context) (map[string]*sdk.Tool, error) {
 	return nil, fmt.Errorf("list tools: %w: more than %d tools or pages", ErrProtocol, MaxTools)
 }
 
-// plainly bounds what an error repeats of the server's words.
+// rejected is the code that the SDK gives to requests that its HTTP transport did not get through.
+const rejected = -32005
+
+// plainly bounds what an error repeats of the server's words, and leaves out the URL, which may hold a secret.
 func plainly(err error) error {
-	if wire, ok := errors.AsType[*jsonrpc.Error](err); ok {
+	if request, ok := errors.AsType[*url.Error](err); ok {
+		err = request.Err
+	}
+	if wire, ok := errors.AsType[*jsonrpc.Error](err); ok && wire.Code != rejected {
 		return &ResultError{Text: visible(fmt.Sprintf("error %d: %s", wire.Code, wire.Message), maxErrorText)}
 	}
 	if text := err.Error(); len(text) > maxErrorText || checkText(text) != nil {

@@ -57,7 +57,7 @@ func (s *Server) watch(ctx context.Context, x *session) error {
 		case <-s.claimed():
 		case <-tick.C:
 		}
-		err := s.check(ctx, x)
+		err := s.checkInTime(ctx, x)
 		if err == nil {
 			silences = 0
 		} else if silences++; silences == maxSilences && x.gone.Err() == nil {
@@ -65,6 +65,12 @@ func (s *Server) watch(ctx context.Context, x *session) error {
 		}
 		pause(ctx, x.gone, checkPause)
 	}
+}
+
+func (s *Server) checkInTime(ctx context.Context, x *session) error {
+	ctx, cancel := context.WithTimeout(ctx, s.checkTimeout)
+	defer cancel()
+	return s.check(ctx, x)
 }
 
 // claimed returns a channel that is closed, or will be, if the server has said that its tools have changed.
