@@ -157,17 +157,12 @@ func (s *Server) wake() {
 
 // rise makes x the session that calls go to.
 func (s *Server) rise(x *session) {
-	info := x.client.InitializeResult()
-	says := ""
-	if info != nil && info.ServerInfo != nil {
-		says = visible(info.ServerInfo.Name+" "+info.ServerInfo.Version, 128)
-	}
 	s.mu.Lock()
 	s.set(up, nil)
 	s.session = x
 	blocked := len(s.blocked)
 	s.mu.Unlock()
-	s.log.Info("mcp server is up", "tools", len(s.config.Tools)-blocked, "blocked", blocked, "says_it_is", says)
+	s.log.Info("mcp server is up", "tools", len(s.config.Tools)-blocked, "blocked", blocked, "says_it_is", x.says())
 }
 
 // acquire returns the session for a call of a tool, or why there is none. It waits while the tools are being looked

@@ -102,6 +102,15 @@ func (x *session) stderr() string {
 	return x.carrier.program.stderr.String()
 }
 
+// says returns what the server says it is.
+func (x *session) says() string {
+	info := x.client.InitializeResult()
+	if info == nil || info.ServerInfo == nil {
+		return ""
+	}
+	return visible(info.ServerInfo.Name+" "+info.ServerInfo.Version, 128)
+}
+
 // call calls a tool, and returns the result as the server sent it.
 func (x *session) call(ctx context.Context, name string, params json.RawMessage) (json.RawMessage, error) {
 	defer x.calls.Add(-1)
