@@ -16,6 +16,7 @@ var floors = map[string]int{
 	"internal/nearest":   0,
 	"internal/panics":    0,
 	"internal/pgtest":    0,
+	"internal/process":   0,
 	"internal/queue":     0,
 	"internal/sandbox":   0,
 	"internal/stat":      0,
@@ -38,6 +39,7 @@ var floors = map[string]int{
 	"tool/http":      2,
 	"tool/wasm":      2,
 	"approval":       2,
+	"tool/mcp":       2,
 
 	"internal/peertls": 2,
 	"internal/proof":   2,
