@@ -26,6 +26,7 @@ var floors = map[string]int{
 	"store/storetest":  1,
 	"tool":             1,
 
+	"audit":          2,
 	"message":        2,
 	"store/memory":   2,
 	"store/natskv":   2,
