@@ -50,6 +50,7 @@ var floors = map[string]int{
 	"task/remote":             4,
 	"internal/tasktest":       4,
 	"internal/mesh":           4,
+	"internal/recording":      4,
 	"transport/transporttest": 4,
 
 	"transport/tcp":       5,
