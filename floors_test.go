@@ -30,6 +30,7 @@ var floors = map[string]int{
 	"policy":           1,
 	"tool":             1,
 
+	"audit":          2,
 	"message":        2,
 	"store/memory":   2,
 	"store/natskv":   2,
@@ -58,6 +59,7 @@ var floors = map[string]int{
 	"task/remote":             4,
 	"internal/tasktest":       4,
 	"internal/mesh":           4,
+	"internal/recording":      4,
 	"transport/transporttest": 4,
 
 	"transport/tcp":       5,
