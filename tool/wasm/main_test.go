@@ -3,12 +3,9 @@ package wasm_test
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -19,7 +16,7 @@ import (
 
 var (
 	scratch string
-	cache   = wasm.NewCache() // the guest is large
+	cache   = wasm.NewCache()
 )
 
 func TestMain(m *testing.M) {
@@ -32,26 +29,6 @@ func TestMain(m *testing.M) {
 		os.RemoveAll(scratch)
 		os.Exit(code)
 	}))
-}
-
-// guest is testdata/guest, as Go's compiler makes it.
-var guest = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(scratch, "guest.wasm")
-	cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", path, "./testdata/guest")
-	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0", "GOFLAGS=")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w: %s", err, out)
-	}
-	return path, nil
-})
-
-func guestConfig(t *testing.T, args ...string) wasm.Config {
-	t.Helper()
-	path, err := guest()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return wasm.Config{Name: "it", File: path, Args: args, Cache: cache}
 }
 
 // assembled is the configuration of a module that was assembled.

@@ -340,7 +340,7 @@ func (t *Tool) Run(ctx context.Context, params json.RawMessage) (tool.Output, er
 	switch {
 	case stdout.over:
 		return tool.Output{}, fmt.Errorf("%w: more than %d bytes", tool.ErrOutputTooLarge, limit)
-	case err != nil && ctx.Err() != nil:
+	case ctx.Err() != nil: // also if the module has ended by itself, having been woken
 		return tool.Output{}, fmt.Errorf("stopped: %w", context.Cause(ctx))
 	case err != nil:
 		return tool.Output{}, ended(err, string(stderr.kept))

@@ -19,21 +19,6 @@ import (
 	"github.com/converge-agents/converge/tool/wasm"
 )
 
-func TestParamsComeInAndOutputGoesOut(t *testing.T) {
-	t.Parallel()
-	it := newTool(t, guestConfig(t, "echo"))
-	for params, want := range map[string]string{"": "{}", `{"a": [1, "ü"]}`: `{"a": [1, "ü"]}`, `{"a":"` + strings.Repeat("x", 300_000) + `"}`: ""} {
-		if got := mustRun(t, it, params); got != want && (want != "" || got != params) {
-			t.Errorf("%.50q: output %.50q", params, got)
-		}
-	}
-	c := guestConfig(t, "env", "{x}")
-	c.Env = map[string]string{"B": "2", "A": "1"}
-	if got := mustRun(t, newTool(t, c), ""); got != "it env {x} A=1 B=2" {
-		t.Errorf("arguments and environment %q", got)
-	}
-}
-
 func TestNewRefuses(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -129,27 +114,6 @@ func TestWaysToEnd(t *testing.T) {
 	}
 }
 
-func TestExitStatusAndStandardError(t *testing.T) {
-	t.Parallel()
-	c := guestConfig(t, "exit")
-	c.MaxStderr = 10
-	_, err := run(t, c, "")
-	exit, ok := errors.AsType[*wasm.ExitError](err)
-	if !ok || exit.Code != 7 || exit.Stderr != "xxxthe end" || err.Error() != "exit status 7" {
-		t.Errorf("error %#v", err)
-	}
-}
-
-func TestMemoryIsBounded(t *testing.T) {
-	t.Parallel()
-	c := guestConfig(t, "hog")
-	c.MaxMemory = 16 << 20
-	_, err := run(t, c, "")
-	if exit, ok := errors.AsType[*wasm.ExitError](err); !ok || exit.Code != 2 || !strings.Contains(exit.Stderr, "out of memory") && !strings.Contains(exit.Stderr, "goroutine") {
-		t.Errorf("error %#v", err)
-	}
-}
-
 func TestBusyLoopIsStopped(t *testing.T) {
 	t.Parallel()
 	for name, m := range map[string]module{"spin": {code: spin}, "yield": {code: yield, imports: []string{"sched_yield"}}} {
@@ -181,42 +145,6 @@ func guard(t *testing.T, it tool.Tool, o tool.Options) *tool.Guard {
 		t.Fatal(err)
 	}
 	return g
-}
-
-func TestSleepIsStopped(t *testing.T) {
-	t.Parallel()
-	c := guestConfig(t, "sleep")
-	c.Clock = true
-	it := newTool(t, c)
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if _, err := it.Run(ctx, nil); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("error %v", err)
-	}
-}
-
-func TestClockAndRandomnessAreGranted(t *testing.T) {
-	t.Parallel()
-	clock := guestConfig(t, "clock")
-	it := newTool(t, clock)
-	first, second := mustRun(t, it, ""), mustRun(t, it, "")
-	if first != second || !strings.HasPrefix(first, "1640995200 ") { // the first second of 2022
-		t.Errorf("without a clock: %q, %q", first, second)
-	}
-	clock.Clock = true
-	if got := mustRun(t, newTool(t, clock), ""); strings.HasPrefix(got, "1640995200") || !strings.HasSuffix(got, "true") {
-		t.Errorf("with a clock: %q", got)
-	}
-	random := guestConfig(t, "random")
-	it = newTool(t, random)
-	if first, second := mustRun(t, it, ""), mustRun(t, it, ""); first != second {
-		t.Errorf("without randomness: %q, %q", first, second)
-	}
-	random.Random = true
-	it = newTool(t, random)
-	if first, second := mustRun(t, it, ""), mustRun(t, it, ""); first == second {
-		t.Errorf("with randomness: %q twice", first)
-	}
 }
 
 func TestEndlessOutputIsCutOff(t *testing.T) {
