@@ -171,6 +171,7 @@ func (c *Config) complete() {
 	for i := range c.Pools {
 		files[item("pools", i)+".token.file"] = &c.Pools[i].Token.File
 	}
+	c.completeTools()
 	for key, path := range files {
 		*path = c.origin.path(key, *path)
 	}

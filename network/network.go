@@ -27,6 +27,7 @@ import (
 	"github.com/converge-agents/converge/store"
 	"github.com/converge-agents/converge/task"
 	"github.com/converge-agents/converge/tool"
+	"github.com/converge-agents/converge/tool/command"
 	"github.com/converge-agents/converge/tool/mcp"
 	"github.com/converge-agents/converge/transport"
 )
@@ -68,7 +69,9 @@ type Network struct {
 	peers       []peer
 	hooks       []transport.Hook // of all agents, besides their limits
 	tools       *tool.Registry
-	params      map[string][]string // of each tool, sorted
+	params      map[string][]string // of each tool that has templates, sorted
+	commands    []*command.Tool
+	modules     modules
 	servers     []*mcp.Server
 	required    map[string][]string // params of each server's tool
 	metrics     *observe.Metrics
@@ -397,7 +400,7 @@ func (n *Network) Close() error {
 	if n.keys != nil {
 		n.keys.stop()
 	}
-	errs = append(errs, n.closeStore())
+	errs = append(errs, n.modules.close(), n.closeStore())
 	if n.transport != nil {
 		errs = append(errs, n.transport.Close())
 	}
