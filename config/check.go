@@ -31,6 +31,7 @@ func (c *Config) Validate() error {
 	for _, name := range slices.Sorted(maps.Keys(c.Tools)) {
 		k.tool(name, c.Tools[name])
 	}
+	k.policy()
 	k.agents()
 	return k.problems.err()
 }

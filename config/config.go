@@ -79,6 +79,8 @@ type Config struct {
 	// Tools are the commands that workers may be allowed to run, by name: 1 to 128 letters, digits,
 	// '_', '-' and '.'.
 	Tools map[string]Tool `key:"tools"`
+	// Policy says which tool calls are allowed, denied, or asked about.
+	Policy Policy `key:"policy"`
 	// Agents are the members of the network, at most [MaxAgents] once counts are expanded.
 	Agents []Agent `key:"agents"`
 	// Unsafe switches protections off.
@@ -141,6 +143,9 @@ type Limit struct {
 type Tool struct {
 	// Description says what the tool does.
 	Description string `key:"description"`
+	// Destructive says that the tool may delete or overwrite something. Such a tool runs only if somebody approves
+	// the call. Default false.
+	Destructive bool `key:"destructive"`
 	// Command is the program and the templates of its arguments; required. There is no shell.
 	Command []string `key:"command"`
 	// Stdin is the template of the standard input.

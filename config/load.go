@@ -158,6 +158,7 @@ func (o origin) path(key, path string) string {
 
 // complete fills in the defaults that depend on other values, and makes paths of the file whole.
 func (c *Config) complete() {
+	c.Policy.complete(c.origin)
 	for _, b := range []*Buckets{&c.Limits.Ingress, &c.Limits.Egress} {
 		for _, l := range []*Limit{&b.Global, &b.Sender, &b.Topic} {
 			if l.Burst == 0 && !l.Rate.IsUnlimited() {

@@ -82,6 +82,7 @@ func (n *Network) addTool(name string, t config.Tool) error {
 	}
 	n.params[name] = c.InputSchema().Required
 	return n.tools.Register(&configured{c, n, t.LogStderr}, tool.Options{
+		Annotations:   tool.Annotations{Destructive: t.Destructive},
 		Timeout:       time.Duration(t.Timeout),
 		MaxConcurrent: t.Concurrency,
 		MaxOutput:     int(t.MaxOutput),
