@@ -16,8 +16,11 @@ var floors = map[string]int{
 	"internal/nearest":   0,
 	"internal/panics":    0,
 	"internal/pgtest":    0,
+	"internal/process":   0,
 	"internal/queue":     0,
+	"internal/sandbox":   0,
 	"internal/stat":      0,
+	"internal/template":  0,
 	"store":              0,
 	"taint":              0,
 
@@ -27,13 +30,17 @@ var floors = map[string]int{
 	"policy":           1,
 	"tool":             1,
 
+	"audit":          2,
 	"message":        2,
 	"store/memory":   2,
 	"store/natskv":   2,
 	"store/postgres": 2,
 	"store/sqlite":   2,
 	"tool/command":   2,
+	"tool/http":      2,
+	"tool/wasm":      2,
 	"approval":       2,
+	"tool/mcp":       2,
 
 	"internal/peertls": 2,
 	"internal/proof":   2,
@@ -52,6 +59,7 @@ var floors = map[string]int{
 	"task/remote":             4,
 	"internal/tasktest":       4,
 	"internal/mesh":           4,
+	"internal/recording":      4,
 	"transport/transporttest": 4,
 
 	"transport/tcp":       5,
