@@ -169,6 +169,7 @@ func (c *Config) complete() {
 	files := c.NATS.files()
 	files["data"], files["websocket.ca"] = &c.Data, &c.WebSocket.CA
 	files["statements"], files["postgres.password.file"] = &c.Statements, &c.Postgres.Password.File
+	files["policy.key.file"] = &c.Policy.Key.File
 	for i := range c.Pools {
 		files[item("pools", i)+".token.file"] = &c.Pools[i].Token.File
 	}

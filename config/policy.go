@@ -23,6 +23,10 @@ type Policy struct {
 	// MaxPendingPerAgent how many of one agent. Those beyond are denied. Default 0, which is 256 and 16.
 	MaxPending         int `key:"max_pending"`
 	MaxPendingPerAgent int `key:"max_pending_per_agent"`
+	// Key is a secret of 16 bytes at least that those have who decide: whoever can only write to the store cannot
+	// allow a call. Processes that share the store and decide for each other need the same. Default none, which is a
+	// random one that is kept in Data (approval.key), and with a temporary one, nowhere.
+	Key Secret `key:"key"`
 }
 
 // PolicyRule is one rule of a [Policy].
@@ -75,6 +79,7 @@ func (k checker) policy() {
 	for i, r := range p.Rules {
 		k.policyRule(item("policy.rules", i), r)
 	}
+	k.secret("policy.key", p.Key)
 	k.notNegative("policy.timeout", p.Timeout)
 	if time.Duration(p.Timeout) > approval.MaxTimeout {
 		k.bad("policy.timeout", "", "want at most 168h, not %s", p.Timeout)

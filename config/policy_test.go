@@ -2,6 +2,7 @@ package config_test
 
 import (
 	"context"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -16,7 +17,7 @@ const policyHead = "network: n\nagents: [{name: w, kind: worker}]\n"
 
 func parsePolicy(t *testing.T, text string, o config.Options) config.Policy {
 	t.Helper()
-	c, err := config.Parse("c.yaml", []byte(policyHead+text), o)
+	c, err := config.Parse(filepath.FromSlash("etc/c.yaml"), []byte(policyHead+text), o)
 	if err != nil {
 		t.Fatal(describe(problems(t, err)))
 	}
@@ -31,6 +32,7 @@ func TestPolicyIsRead(t *testing.T) {
 			{When: "true", Then: "deny"},
 		},
 		Timeout: config.Duration(time.Minute), MaxPending: 10, MaxPendingPerAgent: 2,
+		Key: config.Secret{File: filepath.FromSlash("etc/approval.secret")},
 	}
 	text := `
 vars: {dir: /srv/x}
@@ -43,6 +45,7 @@ policy:
   timeout: 1m
   max_pending: 10
   max_pending_per_agent: 2
+  key: {file: approval.secret}
 `
 	if got := parsePolicy(t, text, config.Options{}); !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -94,6 +97,7 @@ func TestBrokenPolicyIsAnErrorWithItsPlace(t *testing.T) {
 		"policy: {rules: [{when: true, then: allow}]}":                                                       "c.yaml:3:25: policy.rules[0].when: want a string, not true",
 		"policy: {rules: [{when: 'true', then: deny, why: x}]}":                                              "c.yaml:3:45: policy.rules[0].why: unknown key",
 		"policy: {timeout: 169h}":                                                                            "c.yaml:3:19: policy.timeout: want at most 168h, not 169h",
+		"policy: {key: swordfish}":                                                                           "c.yaml:3:15: policy.key: a secret does not stand in a configuration",
 		"policy: {max_pending: 5000}":                                                                        "c.yaml:3:23: policy.max_pending: want 1 to 4096, not 5000",
 		"policy: {max_pending_per_agent: -1}":                                                                "c.yaml:3:33: policy.max_pending_per_agent: want 1 to 4096, not -1",
 		"policy: {rules: [{when: 'true', then: deny, reason: " + strings.Repeat("r", 300) + "}]}":            "c.yaml:3:53: policy.rules[0].reason: want UTF-8 of at most 256 bytes",

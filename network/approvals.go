@@ -9,12 +9,16 @@ import (
 	"github.com/converge-agents/converge/config"
 )
 
-// OpenApprovals opens the store of a configuration, if processes share it, to list and decide what waits there,
-// whether a network runs in this process's machine or elsewhere. Nothing is approved by the service itself. Call
-// done in the end.
+// ErrNotShared says that the approvals of a configuration cannot be reached but through the process that runs it.
+var ErrNotShared = errors.New("the approvals are not in a store that processes share")
+
+// OpenApprovals opens the store of a configuration to list and decide what waits there, if other processes can use it:
+// on PostgreSQL, or on NATS servers of their own, and with the key in policy.key or in the state directory. The error
+// is [ErrNotShared] otherwise. The service approves nothing itself. Call done in the end.
 func OpenApprovals(ctx context.Context, c *config.Config, o Options) (s *approval.Service, done func() error, err error) {
-	if !c.StoreShared() {
-		return nil, nil, errors.New("no other process can use the store")
+	servers, _ := c.Servers()
+	if !c.StoreShared() || c.StoreKind() == config.StoreNATS && len(servers) == 0 || c.Data == "" && c.Policy.Key == (config.Secret{}) {
+		return nil, nil, ErrNotShared
 	}
 	n := newNetwork(c, o)
 	steps := []func() error{n.makeDir, func() error { return n.openStore(ctx) }}
@@ -26,7 +30,11 @@ func OpenApprovals(ctx context.Context, c *config.Config, o Options) (s *approva
 			return nil, nil, errors.Join(err, n.Close())
 		}
 	}
-	if s, err = approval.New(approval.Config{Store: n.store, Logger: n.log}); err != nil {
+	key, err := n.approvalKey()
+	if err == nil {
+		s, err = approval.New(approval.Config{Store: n.store, Key: key, Logger: n.log})
+	}
+	if err != nil {
 		return nil, nil, errors.Join(err, n.Close())
 	}
 	return s, n.Close, nil

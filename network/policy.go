@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/approval"
+	"github.com/converge-agents/converge/config"
 	"github.com/converge-agents/converge/control"
 )
 
@@ -21,8 +22,13 @@ func (n *Network) addApprovals() error {
 	if rules.Len() == 0 {
 		n.log.Warn("the policy has no rules, so no tool call will run", "remedy", "give it rules, or leave the section policy out")
 	}
+	key, err := n.approvalKey()
+	if err != nil {
+		return err
+	}
 	n.approvals, err = approval.New(approval.Config{
 		Store:              n.store,
+		Key:                key,
 		Policy:             rules,
 		Timeout:            time.Duration(n.config.Policy.Timeout),
 		MaxPending:         n.config.Policy.MaxPending,
@@ -48,8 +54,8 @@ func (n *Network) tellOfRequest(r approval.Request) {
 	switch {
 	case n.controlled.Load():
 		how = "converge approvals show " + r.ID + " --data " + quoted(n.dir) + " (or allow, deny)"
-	case n.config.StoreShared():
-		how = "decide in a process that shares the store"
+	case n.config.StoreShared() && n.config.Policy.Key != (config.Secret{}):
+		how = "decide where the store and policy.key are known"
 	}
 	n.log.Warn("tool call waits for approval", "agent", r.Agent, "tool", r.Tool, "id", r.ID, "until", r.Expires.Local().Format(time.TimeOnly), "decide", how)
 }

@@ -107,6 +107,11 @@ func TestDestructiveToolRunsOnlyWhereSomebodyAllowsIt(t *testing.T) {
 	if text := lines.String(); !strings.Contains(text, "converge approvals show "+files["a"].ID+" --data "+data) || strings.Contains(text, dir+"/a") {
 		t.Errorf("the log does not say how to decide, or too much:\n%s", text)
 	}
+	key, err := os.ReadFile(filepath.Join(data, "approval.key"))
+	check(t, err)
+	if info, err := os.Stat(filepath.Join(data, "approval.key")); err != nil || info.Mode().Perm() != 0o600 || strings.Contains(lines.String(), strings.TrimSpace(string(key))) {
+		t.Errorf("the key of approvals is not secret: %v, %v", info, err)
+	}
 	if _, err := os.Lstat(filepath.Join(data, control.SocketName)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the socket is still there: %v", err)
 	}

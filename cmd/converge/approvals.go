@@ -39,7 +39,7 @@ that one call.
 The network is asked that runs in the state directory of --data, or of the configuration (data). Its
 socket serves the user who runs it, and root, and the records say which user decided. If no network
 runs there, but the store of the configuration is one that processes share (postgres, nats), the
-decision goes there.`,
+decision goes there; it counts where policy.key is the same.`,
 		Example: `  converge approvals list
   converge approvals show 3f1c9a0b77d2e456
   converge approvals allow 3f1c9a0b77d2e456 --note "agreed with Ada"
@@ -167,11 +167,19 @@ func (f *approvalFlags) with(cmd *cobra.Command, do func(context.Context, desk) 
 		client := control.NewClient(dir)
 		defer client.Close()
 		err := do(ctx, f.atNetwork(client))
-		if !errors.Is(err, control.ErrNotRunning) || c == nil || !c.StoreShared() {
+		if !errors.Is(err, control.ErrNotRunning) || c == nil {
 			return f.explain(err)
 		}
+		if stored := f.atStore(cmd, c, do); !errors.Is(stored, network.ErrNotShared) {
+			return stored
+		}
+		return f.explain(err)
 	}
-	return f.atStore(ctx, c, do)
+	err := f.atStore(cmd, c, do)
+	if errors.Is(err, network.ErrNotShared) {
+		err = &exitError{exitFailed, fmt.Errorf("%s: nobody can reach this network: its state directory is a temporary one", f.file), "name a folder that stays, as in data: data, and start the network again"}
+	}
+	return err
 }
 
 func (f *approvalFlags) atNetwork(client *control.Client) desk {
@@ -187,10 +195,8 @@ func (f *approvalFlags) atNetwork(client *control.Client) desk {
 	}
 }
 
-func (f *approvalFlags) atStore(ctx context.Context, c *config.Config, do func(context.Context, desk) error) error {
-	if !c.StoreShared() {
-		return &exitError{exitFailed, fmt.Errorf("%s: nobody can reach this network: its state directory is a temporary one", f.file), "name a folder that stays, as in data: data, and start the network again"}
-	}
+func (f *approvalFlags) atStore(cmd *cobra.Command, c *config.Config, do func(context.Context, desk) error) error {
+	ctx := cmd.Context()
 	s, done, err := network.OpenApprovals(ctx, c, network.Options{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return err
@@ -198,9 +204,12 @@ func (f *approvalFlags) atStore(ctx context.Context, c *config.Config, do func(c
 	err = do(ctx, desk{
 		list: s.List, get: s.Get,
 		decide: func(ctx context.Context, id string, allow bool) (approval.Request, error) {
-			return s.Decide(ctx, id, approval.Decision{Allow: allow, By: "somebody who may write to the store", Claimed: f.as, Note: f.note})
+			return s.Decide(ctx, id, approval.Decision{Allow: allow, By: "somebody who has policy.key", Claimed: f.as, Note: f.note})
 		},
 	})
+	if s.Stats().Foreign > 0 {
+		fmt.Fprintln(cmd.ErrOrStderr(), "converge: the store has requests that were made with another key (policy.key); they are left out")
+	}
 	return errors.Join(err, done())
 }
 

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -141,4 +142,28 @@ func TestWhatWouldNotShowIsWrittenOut(t *testing.T) {
 			t.Errorf("%q is shown as %q, want %q", text, got, want)
 		}
 	}
+}
+
+func TestWatchPrintsWhatComesUntilItIsInterrupted(t *testing.T) {
+	t.Parallel()
+	data, file := shortDir(t), filepath.Join(t.TempDir(), "log")
+	check(t, os.WriteFile(file, []byte("precious\n"), 0o600))
+	p := newProcess(t, taking(data, file), "--exit-when-done").start()
+	id := p.awaitLog(waitsLine)[1]
+	watch := exec.CommandContext(t.Context(), "converge", "approvals", "list", "--watch", "--data", data)
+	stdout, err := watch.StdoutPipe()
+	check(t, err)
+	check(t, watch.Start())
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	if err != nil || !strings.HasPrefix(line, id+"  worker  take  until ") {
+		t.Errorf("%q, %v", line, err)
+	}
+	check(t, watch.Process.Signal(syscall.SIGTERM))
+	check(t, watch.Wait())
+	if stdout, stderr, code := converge(t, "approvals", "deny", id, "--data", data, "--note", "not today", "-o", "json"); code != 0 || !strings.Contains(stdout, `"state":"denied"`) {
+		t.Errorf("deny: %d\n%s%s", code, stdout, stderr)
+	}
+	// The task is tried again, and the denial still stands.
+	p.end(1)
+	p.wantLog("task failed: take: tool take: not approved: denied by who was asked: not today")
 }
