@@ -786,3 +786,19 @@ func TestReplayOfAUsedAllowanceByTheStoreIsNotAccepted(t *testing.T) {
 		none(t, s)
 	})
 }
+
+func BenchmarkApproveByThePolicy(b *testing.B) {
+	p := start(b, newStore(b), approval.Config{})
+	s, err := approval.New(approval.Config{Store: p.store, Policy: policy.BuiltIn(), Logger: quiet})
+	if err != nil {
+		b.Fatal(err)
+	}
+	r := wipe()
+	r.Annotations = tool.Annotations{}
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := s.Approve(context.Background(), r); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/internal/cose"
+	"github.com/converge-agents/converge/policy"
 	"github.com/converge-agents/converge/store"
 	"github.com/converge-agents/converge/taint"
 	"github.com/converge-agents/converge/tool"
@@ -20,8 +21,7 @@ func sample() *record {
 	c := newCall(tool.Request{
 		Agent: "ada", AgentID: "00ff", Tool: "wipe", Description: "wipes", Annotations: tool.Annotations{Destructive: true, OpenWorld: true},
 		Params: json.RawMessage(`{"disk":"sda"}`), Taint: taint.Of("peer:01", "tool:x"), TaskID: "t", CallID: "c",
-	})
-	c.rule, c.reason = 3, "because"
+	}, policy.Decision{Rule: 3, Reason: "because"})
 	return newRecord(c, time.Unix(1_700_000_000, 5), time.Minute)
 }
 

@@ -131,8 +131,12 @@ func (s *Service) now(ctx context.Context) (time.Time, error) {
 // Approve implements [tool.Approver]: it returns nil if the policy allows the call, or if somebody did who
 // was asked; in this case the allowance is used up. If ctx ends first, the request is withdrawn.
 func (s *Service) Approve(ctx context.Context, r tool.Request) error {
-	c := newCall(r)
-	v := s.judge(ctx, c)
+	d := s.config.Policy.Decide(ctx, forPolicy(r, time.Now()))
+	if d.Action == policy.Allow && s.config.Record == nil { // nobody wants to know more
+		s.count(PolicyAllowed)
+		return nil
+	}
+	v := s.judge(ctx, newCall(r, d), d)
 	s.count(v.Outcome)
 	if s.config.Record != nil {
 		s.config.Record(v)
@@ -148,10 +152,8 @@ func (s *Service) count(o Outcome) {
 	}
 }
 
-// judge goes by the policy, and asks if that says so.
-func (s *Service) judge(ctx context.Context, c *call) Verdict {
-	d := s.config.Policy.Decide(ctx, c.forPolicy(time.Now()))
-	c.rule, c.reason = d.Rule, d.Reason
+// judge goes by the policy's decision, and asks if that says so.
+func (s *Service) judge(ctx context.Context, c *call, d policy.Decision) Verdict {
 	switch d.Action {
 	case policy.Allow:
 		return c.verdict(PolicyAllowed, nil, nil)
