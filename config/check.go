@@ -32,6 +32,7 @@ func (c *Config) Validate() error {
 		k.tool(name, c.Tools[name])
 	}
 	k.mcp()
+	k.policy()
 	k.agents()
 	return k.problems.err()
 }

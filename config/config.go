@@ -81,6 +81,8 @@ type Config struct {
 	Tools map[string]Tool `key:"tools"`
 	// MCP are servers whose tools workers may be allowed to run.
 	MCP []MCP `key:"mcp"`
+	// Policy says which tool calls are allowed, denied, or asked about.
+	Policy Policy `key:"policy"`
 	// Agents are the members of the network, at most [MaxAgents] once counts are expanded.
 	Agents []Agent `key:"agents"`
 	// Unsafe switches protections off.

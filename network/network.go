@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge"
+	"github.com/converge-agents/converge/approval"
 	"github.com/converge-agents/converge/config"
 	"github.com/converge-agents/converge/discovery"
 	"github.com/converge-agents/converge/discovery/gossip"
@@ -75,6 +76,8 @@ type Network struct {
 	servers     []*mcp.Server
 	required    map[string][]string // params of each server's tool
 	metrics     *observe.Metrics
+	approvals   *approval.Service
+	controlled  atomic.Bool // somebody can decide through the socket
 
 	members []member
 	names   map[identity.ID]string
@@ -152,6 +155,9 @@ func (n *Network) build(ctx context.Context) (err error) {
 		return err
 	}
 	if err = n.openStore(ctx); err != nil {
+		return err
+	}
+	if err = n.addApprovals(); err != nil {
 		return err
 	}
 	if n.proofs, err = task.NewVerifier(n.registry, n.config.Network); err != nil {
@@ -309,6 +315,7 @@ func (n *Network) runtimeConfig(a config.Agent, name string, id *identity.Identi
 			Tools:         n.tools,
 			ToolAllowlist: a.Tools,
 			ToolTimeout:   time.Duration(a.ToolTimeout),
+			Approver:      n.approvals,
 			Limiter:       egress,
 		},
 	}
