@@ -11,6 +11,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -628,6 +629,36 @@ func TestServerThatFloodsIsEnded(t *testing.T) {
 	}
 }
 
+func TestAnswersThatComeTooLateAreNoFlood(t *testing.T) {
+	t.Parallel()
+	var out io.Writer
+	c := config(t, "", "a")
+	late := make(chan string, 3000)
+	c.serve = func(in io.Reader, w io.Writer) {
+		out = w
+		rawServer(strings.Join([]string{listing(oneTool), "tools/call ", "ping "}, "\n"), in, w)
+	}
+	s := start(t, c)
+	ctx, cancel := context.WithCancel(t.Context())
+	var calls sync.WaitGroup
+	for range cap(late) {
+		calls.Go(func() { _, _ = s.Tools()[0].Run(ctx, nil) })
+	}
+	for s.Kept() < cap(late) {
+		runtime.Gosched()
+	}
+	cancel()
+	calls.Wait()
+	for id := range cap(late) { // more at once than a server may say unasked
+		if _, err := fmt.Fprintf(out, `{"jsonrpc":"2.0","id":%d,"result":{"content":[]}}`+"\n", id+3); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if status := s.Status(); !status.Up || status.Restarts != 0 {
+		t.Errorf("status %+v", status)
+	}
+}
+
 func TestServerThatChattersIsHeardOut(t *testing.T) {
 	t.Parallel()
 	chatter := strings.Repeat(`{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":"x"}}␤`, 500)
@@ -657,7 +688,7 @@ func TestRequestsOfTheServerAreRefused(t *testing.T) {
 func TestThousandHungCallsLeaveNothingBehind(t *testing.T) {
 	s := start(t, config(t, "good", "hang", "await_cancelled", "add"))
 	mustRun(t, s, "add", `{"a":1,"b":2}`)
-	before := resources(t)
+	before, goroutines := resources(t), runtime.NumGoroutine()
 	g := guard(t, s, tool.GuardConfig{MaxConcurrent: 1000})
 	ctx, cancel := context.WithCancel(t.Context())
 	var calls sync.WaitGroup
@@ -687,6 +718,11 @@ func TestThousandHungCallsLeaveNothingBehind(t *testing.T) {
 	}
 	if after := resources(t); after > before {
 		t.Errorf("%d descriptors and processes before, %d after", before, after)
+	}
+	for ctx := within(t); runtime.NumGoroutine() > goroutines; runtime.Gosched() { // the last are on their way out
+		if ctx.Err() != nil {
+			t.Fatalf("%d goroutines before, %d after", goroutines, runtime.NumGoroutine())
+		}
 	}
 }
 
