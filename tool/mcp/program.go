@@ -93,7 +93,7 @@ func (r *running) start() error {
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // and never unlock: the thread ends with the goroutine
-		err := r.group.Start(r.cmd)
+		err := r.group.Start(r.cmd, nil)
 		started <- err
 		if err == nil {
 			err = r.group.Wait(r.cmd)
