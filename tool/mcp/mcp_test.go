@@ -58,10 +58,14 @@ func config(t *testing.T, mode string, tools ...string) subject {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return subject{Config: mcp.Config{
-		Name: "it", Tools: tools, Command: []string{self}, Env: map[string]string{modeVariable: mode},
+	c := mcp.Config{
+		Name: "it", Tools: tools, Command: []string{self}, Env: map[string]string{modeVariable: mode}, Read: []string{self},
 		Logger: slog.New(slog.DiscardHandler), MinBackoff: time.Millisecond, CheckEvery: time.Hour,
-	}}
+	}
+	if _, path, ok := strings.Cut(mode, ":"); ok {
+		c.Write = []string{filepath.Dir(path)}
+	}
+	return subject{Config: c}
 }
 
 // script is a server that follows a script.
@@ -820,6 +824,9 @@ func TestNewNamesTheFieldAtFault(t *testing.T) {
 		"field Dir":                        func(c *mcp.Config) { c.Dir = "no-such-folder" },
 		"field Env":                        func(c *mcp.Config) { c.Env = map[string]string{"a=b": ""} },
 		"field PassEnv":                    func(c *mcp.Config) { c.PassEnv = []string{""} },
+		`field Write[0] "no-such-folder"`:  func(c *mcp.Config) { c.Write = []string{"no-such-folder"} },
+		"fields Read, Write, Network":      func(c *mcp.Config) { c.Network, c.UnsafeNoSandbox = true, true },
+		"fields Env, PassEnv, Dir, and":    func(c *mcp.Config) { c.Command, c.URL, c.Network = nil, "https://x.example", true },
 		"fields StartTimeout":              func(c *mcp.Config) { c.CheckEvery = -1 },
 		"field URL: http to \"x.example\"": func(c *mcp.Config) { c.Command, c.URL = nil, "http://x.example/mcp" },
 		"field URL: no name and password":  func(c *mcp.Config) { c.Command, c.URL = nil, "https://u:p@x.example" },

@@ -13,6 +13,7 @@ import (
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/converge-agents/converge/internal/nearest"
+	"github.com/converge-agents/converge/internal/sandbox"
 	"github.com/converge-agents/converge/tool"
 )
 
@@ -21,6 +22,7 @@ type Server struct {
 	config  Config
 	log     *slog.Logger
 	connect connect
+	sandbox *sandbox.Policy // of the program; nil restricts nothing
 
 	mu       sync.Mutex
 	state    state
