@@ -45,7 +45,7 @@ func serving(t *testing.T, more string) (text, number string) {
 	script := filepath.Join(dir, "server.sh")
 	number = filepath.Join(dir, "number")
 	check(t, os.WriteFile(script, []byte(serverScript), 0o600))
-	return fmt.Sprintf("network: t\nmcp: [{name: it, command: [/bin/sh, %q, %q], tools: [greet, hang, harm]}]\n%s", script, number, more), number
+	return fmt.Sprintf("network: t\nmcp: [{name: it, command: [/bin/sh, %q, %q], write: [%q], tools: [greet, hang, harm]}]\n%s", script, number, dir, more), number
 }
 
 func numberOf(t *testing.T, path string) int {
