@@ -622,7 +622,7 @@ func TestServerThatFloodsIsEnded(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := start(t, script(t, []string{listing(oneTool), "tools/call ¦10000×" + message + "␤"}, "a"))
+			s := start(t, script(t, []string{listing(oneTool), "tools/call ¦4000×" + message + "␤"}, "a"))
 			if _, err := run(t, s, "a", "{}"); !errors.Is(err, mcp.ErrEnded) || !strings.Contains(err.Error(), mcp.ErrFlood.Error()) {
 				t.Errorf("error %v", err)
 			}
