@@ -222,6 +222,7 @@ func fullConfig() config.Config {
 			},
 			"lines": {Command: []string{"wc"}, StdinFile: "{file}", Env: env, Output: "text"},
 		},
+		Audit: defaultAudit,
 		Agents: []config.Agent{
 			{
 				Name: "worker", Kind: config.KindWorker, Count: 2,
@@ -247,6 +248,11 @@ func fullConfig() config.Config {
 			},
 		},
 	}
+}
+
+// defaultAudit is what a file without that section means.
+var defaultAudit = config.Audit{
+	Enabled: true, Sync: config.SyncInterval, Interval: config.Duration(time.Second), MaxSize: 64 << 20, Keep: 4 << 30,
 }
 
 func TestBothFormatsSayTheSame(t *testing.T) {
@@ -287,6 +293,7 @@ func TestDefaults(t *testing.T) {
 		Transport: config.TransportLocal,
 		Signature: config.SignatureBatch,
 		Log:       config.Log{Level: "info", Format: "text"},
+		Audit:     defaultAudit,
 		Limits:    config.Limits{MessageSize: 1 << 20, Ingress: buckets, Egress: buckets},
 		Agents:    []config.Agent{{Name: "w", Kind: config.KindWorker, Count: 1, Concurrency: 1, ToolTimeout: config.Duration(30 * time.Second)}},
 	})

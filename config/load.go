@@ -168,6 +168,7 @@ func (c *Config) complete() {
 	files := c.NATS.files()
 	files["data"], files["websocket.ca"] = &c.Data, &c.WebSocket.CA
 	files["statements"], files["postgres.password.file"] = &c.Statements, &c.Postgres.Password.File
+	files["audit.dir"] = &c.Audit.Dir
 	for i := range c.Pools {
 		files[item("pools", i)+".token.file"] = &c.Pools[i].Token.File
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge"
+	"github.com/converge-agents/converge/audit"
 	"github.com/converge-agents/converge/config"
 	"github.com/converge-agents/converge/discovery"
 	"github.com/converge-agents/converge/discovery/gossip"
@@ -51,6 +52,7 @@ type Network struct {
 	dir     string // for keys and state
 	removes bool   // whether Close removes dir
 
+	audit       *audit.Log // nil if nothing is recorded
 	store       store.Store
 	disconnect  func()        // ends the connection of the store; nil if it has none
 	tasks       *task.Manager // nil if the tasks are elsewhere
@@ -166,6 +168,9 @@ func (n *Network) build(ctx context.Context) (err error) {
 	}
 	n.requireHost()
 	if err = n.addTools(); err != nil {
+		return err
+	}
+	if err = n.openAudit(); err != nil {
 		return err
 	}
 	for _, a := range n.config.Agents {
@@ -285,6 +290,7 @@ func (n *Network) runtimeConfig(a config.Agent, name string, id *identity.Identi
 		Tasks:         tasks,
 		Marks:         kept,
 		Checkpoints:   kept,
+		Audit:         n.auditConfig(),
 		Verifier:      message.VerifierConfig{MaxSize: int(n.config.Limits.MessageSize)},
 		Logger:        n.log,
 		ReceiveUnsafe: n.config.Unsafe.ReceiveUnverified,
@@ -387,6 +393,7 @@ func (n *Network) Close() error {
 	if n.transport != nil {
 		errs = append(errs, n.transport.Close())
 	}
+	errs = append(errs, n.closeAudit())
 	if n.removes {
 		errs = append(errs, os.RemoveAll(n.dir))
 	}
