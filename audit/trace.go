@@ -13,14 +13,17 @@ type Node struct {
 	Effects []uint64 // receipts of the trace that it led to
 }
 
-// Trace returns the receipts that match and all that they came from and led to, by their numbers: at most so many
-// as most says, those first that are nearest to a match, and how many more there are. It reads the files twice, holds them to c,
-// whose Each it does not call, and needs some 40 bytes of memory for each receipt in them.
+// Bounds are those of a [Trace]: how many receipts it has, and how far from a match they are.
+type Bounds struct{ Receipts, Steps int }
+
+// Trace returns the receipts that match and what they came from and led to, by their numbers, within the bounds,
+// nearest to a match first, and how many more there are. It reads the files twice, holds them to c, whose Each it
+// does not call, and needs some 40 bytes of memory for each receipt in them.
 //
 // Besides what receipts name as causes, it goes by what follows from what they are: a message comes from the
-// decision to send it, a claim from the decision to submit the task, and the end of a task from the decision that
-// ended it.
-func Trace(c Check, match func(*Entry) bool, most int, files ...string) (nodes []Node, more int, err error) {
+// decision to send it, and the end of a task from the decision that ended it. A claim comes from the decision to submit
+// the task, and not from the turn in which the agent had time for it.
+func Trace(c Check, match func(*Entry) bool, b Bounds, files ...string) (nodes []Node, more int, err error) {
 	w := &web{seed: maphash.MakeSeed(), made: map[uint64]uint64{}}
 	c.Each = func(e *Entry) error { w.add(e, match(e)); return nil }
 	sum, err := Verify(c, files...)
@@ -29,7 +32,7 @@ func Trace(c Check, match func(*Entry) bool, most int, files ...string) (nodes [
 	}
 	w.first = sum.First
 	w.imply()
-	chosen, more := w.choose(most)
+	chosen, more := w.choose(b)
 	c.Each = func(e *Entry) error {
 		if n := chosen[e.Seq]; n != nil {
 			n.Entry = *e
@@ -67,7 +70,9 @@ type implied struct{ seq, from uint64 }
 
 func (w *web) add(e *Entry, match bool) {
 	w.starts = append(w.starts, uint32(len(w.causes)))
-	w.causes = append(w.causes, e.Causes...)
+	if e.Kind != KindDecision || e.Action != "claim_task" {
+		w.causes = append(w.causes, e.Causes...)
+	}
 	if match {
 		w.matches = append(w.matches, e.Seq)
 	}
@@ -152,16 +157,16 @@ func (w *web) causesOf(seq uint64) (all []uint64) {
 }
 
 // choose returns what the matches came from and led to, and how much found no room.
-func (w *web) choose(most int) (chosen map[uint64]*Node, more int) {
+func (w *web) choose(b Bounds) (chosen map[uint64]*Node, more int) {
 	chosen = map[uint64]*Node{}
 	up, down := slices.Clone(w.matches), slices.Clone(w.matches)
-	seen := map[uint64]bool{}
+	seen, steps := map[uint64]bool{}, 0
 	take := func(seq uint64) bool {
 		if seen[seq] {
 			return false
 		}
 		seen[seq] = true
-		if len(chosen) == most {
+		if len(chosen) == b.Receipts || steps > b.Steps {
 			more++
 		} else {
 			chosen[seq] = &Node{}
@@ -174,6 +179,7 @@ func (w *web) choose(most int) (chosen map[uint64]*Node, more int) {
 		}
 	}
 	for len(up)+len(down) > 0 {
+		steps++
 		up = step(up, w.causesOf, take)
 		down = step(down, w.effectsOf, take)
 	}

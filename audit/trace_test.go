@@ -7,6 +7,8 @@ import (
 	"github.com/converge-agents/converge/audit"
 )
 
+var wide = audit.Bounds{Receipts: 100, Steps: 100}
+
 func TestTraceFollowsCausesUpAndDown(t *testing.T) {
 	t.Parallel()
 	c := config(t.TempDir())
@@ -19,9 +21,12 @@ func TestTraceFollowsCausesUpAndDown(t *testing.T) {
 	call := add(t, l, audit.Receipt{Kind: audit.KindCall, Subject: "c", Causes: []uint64{answer}})
 	l.Close()
 
-	nodes, more, err := audit.Trace(audit.Check{}, func(e *audit.Entry) bool { return e.Seq == answer }, 100, c.Dir)
+	nodes, more, err := audit.Trace(audit.Check{}, func(e *audit.Entry) bool { return e.Seq == answer }, wide, c.Dir)
 	if err != nil || more != 0 {
 		t.Fatal(more, err)
+	}
+	if nodes, more, err := audit.Trace(audit.Check{}, func(e *audit.Entry) bool { return e.Seq == answer }, audit.Bounds{Receipts: 100, Steps: 1}, c.Dir); err != nil || len(nodes) != 3 || more != 2 {
+		t.Errorf("one step away: %d and %d more, %v", len(nodes), more, err)
 	}
 	var seqs []uint64
 	for _, n := range nodes {
@@ -36,10 +41,10 @@ func TestTraceFollowsCausesUpAndDown(t *testing.T) {
 	if i := slices.IndexFunc(nodes, func(n audit.Node) bool { return n.Seq == came }); !slices.Equal(nodes[i].Causes, []uint64{sent}) || !slices.Equal(nodes[i].Effects, []uint64{answer}) {
 		t.Errorf("the message: %+v", nodes[i])
 	}
-	if nodes, more, err := audit.Trace(audit.Check{}, func(e *audit.Entry) bool { return e.Seq == answer }, 3, c.Dir); err != nil || len(nodes) != 3 || more != 2 {
+	if nodes, more, err := audit.Trace(audit.Check{}, func(e *audit.Entry) bool { return e.Seq == answer }, audit.Bounds{Receipts: 3, Steps: 100}, c.Dir); err != nil || len(nodes) != 3 || more != 2 {
 		t.Errorf("with room for 3: %d and %d more, %v", len(nodes), more, err)
 	}
-	if nodes, _, err := audit.Trace(audit.Check{}, func(e *audit.Entry) bool { return false }, 3, c.Dir); err != nil || len(nodes) != 0 {
+	if nodes, _, err := audit.Trace(audit.Check{}, func(e *audit.Entry) bool { return false }, wide, c.Dir); err != nil || len(nodes) != 0 {
 		t.Errorf("nothing matches: %v, %v", nodes, err)
 	}
 }

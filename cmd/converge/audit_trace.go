@@ -17,10 +17,13 @@ import (
 const (
 	maxTrace  = 2000 // receipts that are printed
 	minPrefix = 6    // characters that an ID is told by
+
+	defaultDepth = 12
 )
 
 func newAuditTrace(f *auditFlags) *cobra.Command {
-	return &cobra.Command{
+	depth := 0
+	cmd := &cobra.Command{
 		Use:   "trace ID FILE…",
 		Short: "Print what a message, task, call or receipt came from and led to",
 		Long: fmt.Sprintf(`Trace prints the receipts that are about ID with all that they came from and led to, as a tree from the
@@ -32,10 +35,15 @@ printed below the first of them, and elsewhere only named. Of large traces, the 
 		Args: files("ID"),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			out := bufio.NewWriter(cmd.OutOrStdout())
-			err := traceReceipts(out, f, given[0], given[1:])
+			if depth < 1 {
+				return usageError(cmd, errors.New("--depth: want at least 1"))
+			}
+			err := traceReceipts(out, f, audit.Bounds{Receipts: maxTrace, Steps: depth}, given[0], given[1:])
 			return errors.Join(out.Flush(), err)
 		},
 	}
+	cmd.Flags().IntVar(&depth, "depth", defaultDepth, "how many `steps` away from ID to go")
+	return cmd
 }
 
 // isOf returns what tells whether a receipt is meant by an ID.
@@ -47,13 +55,13 @@ func isOf(id string) func(*audit.Entry) bool {
 	}
 }
 
-func traceReceipts(out io.Writer, f *auditFlags, id string, names []string) error {
+func traceReceipts(out io.Writer, f *auditFlags, b audit.Bounds, id string, names []string) error {
 	known, is := agentNames{}, isOf(id)
 	match := func(e *audit.Entry) bool {
 		known.learn(e)
 		return is(e)
 	}
-	nodes, more, err := audit.Trace(f.check(), match, maxTrace, names...)
+	nodes, more, err := audit.Trace(f.check(), match, b, names...)
 	if err != nil {
 		return err
 	}
@@ -78,7 +86,7 @@ func traceReceipts(out io.Writer, f *auditFlags, id string, names []string) erro
 		}
 	}
 	if more > 0 {
-		fmt.Fprintf(out, "and %d more, further away from %s\n", more, plain(id))
+		fmt.Fprintf(out, "and %d more, further away from %s (--depth)\n", more, plain(id))
 	}
 	return t.err
 }
