@@ -32,7 +32,7 @@ a network writes them.`,
 	addFormat(cmd, &f.output, "of what is printed")
 	cmd.PersistentFlags().Var(&f.key, "key", "`ID` of the key that has to have signed, as \"converge keys show data/audit.pem\" prints it")
 	cmd.PersistentFlags().Var(&f.head, "head", "`hash` of a receipt that has to be there, as \"converge run\" prints it at its end")
-	cmd.AddCommand(newAuditVerify(&f), newAuditShow(&f), newAuditTrace(&f))
+	cmd.AddCommand(newAuditVerify(&f), newAuditShow(&f), newAuditTrace(&f), newAuditReplay(&f))
 	return cmd
 }
 
