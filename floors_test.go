@@ -10,20 +10,25 @@ const module = "github.com/converge-agents/converge"
 
 // floors is the plan of the house (docs/architecture.md): a package imports packages of lower floors only.
 var floors = map[string]int{
+	"internal/brief":     0,
 	"internal/cose":      0,
 	"internal/group":     0,
 	"internal/listeners": 0,
 	"internal/nearest":   0,
 	"internal/panics":    0,
 	"internal/pgtest":    0,
+	"internal/process":   0,
 	"internal/queue":     0,
+	"internal/sandbox":   0,
 	"internal/stat":      0,
+	"internal/template":  0,
 	"store":              0,
 	"taint":              0,
 
 	"identity":         1,
 	"internal/changes": 1,
 	"store/storetest":  1,
+	"policy":           1,
 	"tool":             1,
 
 	"audit":          2,
@@ -33,10 +38,15 @@ var floors = map[string]int{
 	"store/postgres": 2,
 	"store/sqlite":   2,
 	"tool/command":   2,
+	"tool/http":      2,
+	"tool/wasm":      2,
+	"approval":       2,
+	"tool/mcp":       2,
 
 	"internal/peertls": 2,
 	"internal/proof":   2,
 
+	"control":          3,
 	"discovery":        3,
 	"discovery/gossip": 4,
 	"pool":             3,

@@ -28,6 +28,7 @@ import (
 	"github.com/converge-agents/converge/store"
 	"github.com/converge-agents/converge/task"
 	"github.com/converge-agents/converge/tool"
+	"github.com/converge-agents/converge/tool/mcp"
 	"github.com/converge-agents/converge/transport"
 )
 
@@ -70,6 +71,8 @@ type Network struct {
 	hooks       []transport.Hook // of all agents, besides their limits
 	tools       *tool.Registry
 	params      map[string][]string // of each tool, sorted
+	servers     []*mcp.Server
+	required    map[string][]string // params of each server's tool
 	metrics     *observe.Metrics
 
 	members []member
@@ -109,6 +112,15 @@ func New(ctx context.Context, c *config.Config, o Options) (*Network, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
+	n := newNetwork(c, o)
+	if err := n.build(ctx); err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
+}
+
+// newNetwork makes a network that holds nothing yet.
+func newNetwork(c *config.Config, o Options) *Network {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
@@ -119,6 +131,7 @@ func New(ctx context.Context, c *config.Config, o Options) (*Network, error) {
 		registry: identity.NewRegistryWith(identity.RegistryConfig{Logger: o.Logger}),
 		metrics:  observe.NewMetrics(),
 		params:   map[string][]string{},
+		required: map[string][]string{},
 		names:    map[identity.ID]string{},
 		work:     newWork(c),
 		done:     make(chan struct{}),
@@ -127,10 +140,7 @@ func New(ctx context.Context, c *config.Config, o Options) (*Network, error) {
 		progress:   map[*role.Coordinator]role.Progress{},
 	}
 	n.aborted, n.abort = context.WithCancelCause(context.Background())
-	if err := n.build(ctx); err != nil {
-		return nil, errors.Join(err, n.Close())
-	}
-	return n, nil
+	return n
 }
 
 func (n *Network) build(ctx context.Context) (err error) {
@@ -171,6 +181,9 @@ func (n *Network) build(ctx context.Context) (err error) {
 		return err
 	}
 	if err = n.openAudit(); err != nil {
+		return err
+	}
+	if err = n.addServers(ctx); err != nil {
 		return err
 	}
 	for _, a := range n.config.Agents {
@@ -380,6 +393,7 @@ func (n *Network) Close() error {
 	var errs []error
 	n.closed.Store(true)
 	n.abort(nil)
+	errs = append(errs, n.closeServers())
 	if n.population != nil {
 		n.population.Close()
 	}
