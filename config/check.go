@@ -28,6 +28,7 @@ func (c *Config) Validate() error {
 	k.state()
 	k.transport()
 	k.limits()
+	k.audit()
 	for _, name := range slices.Sorted(maps.Keys(c.Tools)) {
 		k.tool(name, c.Tools[name])
 	}

@@ -85,6 +85,8 @@ type Config struct {
 	Policy Policy `key:"policy"`
 	// Agents are the members of the network, at most [MaxAgents] once counts are expanded.
 	Agents []Agent `key:"agents"`
+	// Audit says what is recorded.
+	Audit Audit `key:"audit"`
 	// Unsafe switches protections off.
 	Unsafe Unsafe `key:"unsafe"`
 
@@ -282,6 +284,7 @@ func (c *Config) setDefaults() {
 	c.Seal = SealOff
 	c.Transport = TransportLocal
 	c.Signature = SignatureBatch
+	c.Audit.setDefaults()
 	c.Log = Log{Level: "info", Format: "text"}
 	buckets := Buckets{Global: Limit{Rate: Unlimited}, Sender: Limit{Rate: 500, Burst: 1000}, Topic: Limit{Rate: Unlimited}}
 	c.Limits = Limits{MessageSize: 1 << 20, Ingress: buckets, Egress: buckets}
