@@ -79,6 +79,8 @@ type Config struct {
 	// Tools are the commands that workers may be allowed to run, by name: 1 to 128 letters, digits,
 	// '_', '-' and '.'.
 	Tools map[string]Tool `key:"tools"`
+	// MCP are servers whose tools workers may be allowed to run.
+	MCP []MCP `key:"mcp"`
 	// Agents are the members of the network, at most [MaxAgents] once counts are expanded.
 	Agents []Agent `key:"agents"`
 	// Unsafe switches protections off.
@@ -197,7 +199,7 @@ type Agent struct {
 	Pools []string `key:"pools"`
 
 	// Capabilities are what a worker offers, each with the tool that serves it, which has to be one
-	// of Tools.
+	// of Tools: a tool of the Config, or SERVER.TOOL for one of an MCP server.
 	Capabilities map[string]string `key:"capabilities"`
 	// Tools is a worker's allowlist. Empty allows none.
 	Tools []string `key:"tools"`

@@ -51,6 +51,23 @@ tools:
     max_output: 64KiB
     log_stderr: true
   lines: {command: [wc], stdin_file: "{file}", env: *env}
+mcp:
+  - name: fs
+    command: [node, server.js, "${dir}"]
+    tools: [read_text_file, write_file]
+    env: *env
+    pass_env: [PATH]
+    dir: ${dir}
+    pins: {read_text_file: 0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a}
+    destructive: {write_file: false}
+    read_only: {read_text_file: true}
+    open_world: {write_file: true}
+    timeout: ${wait}
+    start_timeout: 5s
+    concurrency: ${n}
+    max_output: 64KiB
+    log_stderr: true
+  - {name: web, url: "https://mcp.example/mcp", tools: [search], token: {file: web.token}, headers: {X-Tenant: {env: TENANT}, X-Key: {file: web.key}}}
 agents:
   - name: worker
     kind: worker
@@ -144,6 +161,30 @@ stdin_file = "{file}"
 env.LC_ALL = "C"
 env.WHERE = "${dir}/x"
 
+[[mcp]]
+name = "fs"
+command = ["node", "server.js", "${dir}"]
+tools = ["read_text_file", "write_file"]
+env = {LC_ALL = "C", WHERE = "${dir}/x"}
+pass_env = ["PATH"]
+dir = "${dir}"
+pins.read_text_file = "0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a"
+destructive.write_file = false
+read_only.read_text_file = true
+open_world.write_file = true
+timeout = "${wait}"
+start_timeout = "5s"
+concurrency = "${n}"
+max_output = "64KiB"
+log_stderr = true
+
+[[mcp]]
+name = "web"
+url = "https://mcp.example/mcp"
+tools = ["search"]
+token.file = "web.token"
+headers = {X-Tenant = {env = "TENANT"}, X-Key = {file = "web.key"}}
+
 [[agents]]
 name = "worker"
 kind = "worker"
@@ -221,6 +262,22 @@ func fullConfig() config.Config {
 				Output: "json", Timeout: config.Duration(2 * time.Second), Concurrency: 4, MaxOutput: 64 << 10, LogStderr: true,
 			},
 			"lines": {Command: []string{"wc"}, StdinFile: "{file}", Env: env, Output: "text"},
+		},
+		MCP: []config.MCP{
+			{
+				Name: "fs", Command: []string{"node", "server.js", "src"}, Tools: []string{"read_text_file", "write_file"},
+				Env: env, PassEnv: []string{"PATH"}, Dir: "src",
+				Pins:        map[string]string{"read_text_file": strings.Repeat("0a", 32)},
+				Destructive: map[string]bool{"write_file": false}, ReadOnly: map[string]bool{"read_text_file": true},
+				OpenWorld: map[string]bool{"write_file": true},
+				Timeout:   config.Duration(2 * time.Second), StartTimeout: config.Duration(5 * time.Second),
+				Concurrency: 4, MaxOutput: 64 << 10, LogStderr: true,
+			},
+			{
+				Name: "web", URL: "https://mcp.example/mcp", Tools: []string{"search"},
+				Token:   config.Secret{File: filepath.FromSlash("etc/web.token")},
+				Headers: map[string]config.Secret{"X-Tenant": {Env: "TENANT"}, "X-Key": {File: filepath.FromSlash("etc/web.key")}},
+			},
 		},
 		Agents: []config.Agent{
 			{

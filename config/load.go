@@ -174,6 +174,9 @@ func (c *Config) complete() {
 	for key, path := range files {
 		*path = c.origin.path(key, *path)
 	}
+	for i := range c.MCP {
+		c.MCP[i].complete(c.origin, item("mcp", i))
+	}
 	for i := range c.Agents {
 		c.Agents[i].complete(c.origin, item("agents", i))
 	}

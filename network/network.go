@@ -27,6 +27,7 @@ import (
 	"github.com/converge-agents/converge/store"
 	"github.com/converge-agents/converge/task"
 	"github.com/converge-agents/converge/tool"
+	"github.com/converge-agents/converge/tool/mcp"
 	"github.com/converge-agents/converge/transport"
 )
 
@@ -68,6 +69,8 @@ type Network struct {
 	hooks       []transport.Hook // of all agents, besides their limits
 	tools       *tool.Registry
 	params      map[string][]string // of each tool, sorted
+	servers     []*mcp.Server
+	required    map[string][]string // params of each server's tool
 	metrics     *observe.Metrics
 
 	members []member
@@ -107,6 +110,15 @@ func New(ctx context.Context, c *config.Config, o Options) (*Network, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
+	n := newNetwork(c, o)
+	if err := n.build(ctx); err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
+}
+
+// newNetwork makes a network that holds nothing yet.
+func newNetwork(c *config.Config, o Options) *Network {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
@@ -117,6 +129,7 @@ func New(ctx context.Context, c *config.Config, o Options) (*Network, error) {
 		registry: identity.NewRegistryWith(identity.RegistryConfig{Logger: o.Logger}),
 		metrics:  observe.NewMetrics(),
 		params:   map[string][]string{},
+		required: map[string][]string{},
 		names:    map[identity.ID]string{},
 		work:     newWork(c),
 		done:     make(chan struct{}),
@@ -125,10 +138,7 @@ func New(ctx context.Context, c *config.Config, o Options) (*Network, error) {
 		progress:   map[*role.Coordinator]role.Progress{},
 	}
 	n.aborted, n.abort = context.WithCancelCause(context.Background())
-	if err := n.build(ctx); err != nil {
-		return nil, errors.Join(err, n.Close())
-	}
-	return n, nil
+	return n
 }
 
 func (n *Network) build(ctx context.Context) (err error) {
@@ -166,6 +176,9 @@ func (n *Network) build(ctx context.Context) (err error) {
 	}
 	n.requireHost()
 	if err = n.addTools(); err != nil {
+		return err
+	}
+	if err = n.addServers(ctx); err != nil {
 		return err
 	}
 	for _, a := range n.config.Agents {
@@ -374,6 +387,7 @@ func (n *Network) Close() error {
 	var errs []error
 	n.closed.Store(true)
 	n.abort(nil)
+	errs = append(errs, n.closeServers())
 	if n.population != nil {
 		n.population.Close()
 	}

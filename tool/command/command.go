@@ -7,21 +7,34 @@
 //   - A param becomes neither another argument nor an option. [New] refuses templates that would let
 //     it, see [Config.Args].
 //   - A param named in Paths is a path that lies, symbolic links resolved, within its directory.
-//   - The environment holds what Env and PassEnv name. The working directory, unless Dir says
-//     otherwise, is new, empty, and removed after the call.
+//   - The environment holds what Env and PassEnv name, and TMPDIR, a directory that is new, empty, and
+//     removed after the call. It is the working directory too, unless Dir says otherwise.
 //   - The program leads a session and process group of its own, without a terminal. The whole group is
 //     killed when the call is cancelled or late, when it writes more than it may, and when the leader
 //     exits. A process that leaves the group survives, but holds up the call for a second at most.
 //   - Memory is bounded: output by the guard's limit, standard error by MaxStderr, of which the last
 //     bytes are kept.
 //
-// What does not hold: a program can do whatever the user that runs it can do. The package starts
-// processes and ends them; it is no sandbox. Nor can it know what a program makes of its arguments: one
-// that does not end its options at "--" or that reads files named in a value wants a wrapper. Between
-// the check of a path and its use by the program, whoever may write to the directory can change what is
-// there; only StdinFile, which is opened here, is safe from that.
+// On Linux, programs run in a sandbox, see [Config.Read] and the fields after it. Its parts depend on the kernel;
+// [Tool.Protections] says which are in force.
 //
-// It works on Unix. Where the kernel is not Linux, processes in the background that keep the standard
+//   - They read and execute the files of the system, Dir, the directories of Paths, and what is granted, and
+//     write to the working directory of the call and what is granted. Nothing else, whoever the user is.
+//   - They have no network, reach no socket of this machine, and signal no process outside.
+//   - They gain no privileges: set-user-ID bits have no effect, and root has no capabilities but those over files.
+//   - Processor time, memory, size of files, descriptors and processes are limited.
+//   - They die when this process does, whatever ended it.
+//
+// A process that leaves the group stays in the sandbox, without a working directory of its own.
+//
+// What does not hold: a sandbox of this kind keeps a program from files and from the network, not from the
+// kernel, whose faults it can try. File names and attributes can be looked at everywhere; contents cannot.
+// Limits hold for each process, and there may be many. Nor can the package know what a program makes of its
+// arguments: one that does not end its options at "--" or that reads files named in a value wants a wrapper.
+// Between the check of a path and its use by the program, whoever may write to the directory can change what
+// is there, though it leads to nothing that is not granted; only StdinFile, which is opened here, is safe from that.
+//
+// It works on Unix, and without the sandbox where that is not Linux. Where the kernel is not Linux, processes in the background that keep the standard
 // output open after the leader's exit make the call fail instead of being ended in time.
 package command
 
@@ -40,6 +53,7 @@ import (
 
 	"github.com/google/jsonschema-go/jsonschema"
 
+	"github.com/converge-agents/converge/internal/sandbox"
 	"github.com/converge-agents/converge/tool"
 )
 
@@ -84,7 +98,8 @@ type Config struct {
 	// are not set are left out.
 	PassEnv []string
 	// Dir is the working directory; it has to exist. "." is the current directory at New. "" is a
-	// directory that is made for each call, empty, and removed after it.
+	// directory that is made for each call, empty, and removed after it. The program may read it, but write
+	// to it only if it is in Write too.
 	Dir string
 	// Paths names params that are paths, each with the directory that the value has to lie within.
 	// The directory has to exist; it is relative to the current directory at New. Relative values are
@@ -98,6 +113,24 @@ type Config struct {
 	// MaxStderr bounds the bytes of the standard error that an [ExitError] keeps. 0 is
 	// [DefaultMaxStderr].
 	MaxStderr int
+
+	// Read names files and directories that the program may read and execute, and Write those that it may
+	// change too, both with all below them; relative to the current directory at New. They have to exist. By
+	// itself the program may read those of the system (/usr, /lib and their like, of /etc what has no
+	// secrets and no users), itself, Dir, and the directories in Paths, and write to TMPDIR, which is made for each
+	// call.
+	Read, Write []string
+	// Network lets the program use IP. It is then up to it where it connects.
+	Network bool
+	// UnixSockets lets the program connect to sockets of this machine, whose owners may do anything for it.
+	UnixSockets bool
+	// Limits bound what a process of the program uses. What is 0 is that of [DefaultLimits].
+	Limits Limits
+	// RequireSandbox makes New fail where a protection is not in force; the limit of processes is not among them.
+	RequireSandbox bool
+	// UnsafeNoSandbox runs the program without a sandbox and without limits: it may do what this process may.
+	// Not together with the fields from Read on.
+	UnsafeNoSandbox bool
 }
 
 // Tool is a program as a [tool.Tool]. It is a [tool.Describer] too. It holds nothing between calls and
@@ -114,6 +147,7 @@ type Tool struct {
 	params            []string // sorted
 	output            string
 	maxStderr         int
+	sandbox           *sandbox.Policy // without what a call adds; nil if there is none
 }
 
 // New checks the whole configuration, looks up the program and resolves directories. Its errors name
@@ -137,7 +171,7 @@ func (c Config) build() (*Tool, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	for _, step := range []func(*Tool) error{c.setProgram, c.setDir, c.setPaths, c.setArgs, c.setStdin, c.setEnv} {
+	for _, step := range []func(*Tool) error{c.setProgram, c.setDir, c.setPaths, c.setArgs, c.setStdin, c.setEnv, c.setSandbox} {
 		if err := step(t); err != nil {
 			return nil, err
 		}
@@ -158,6 +192,8 @@ func (c Config) check() error {
 		return errors.New("fields Stdin and StdinFile: give one of them")
 	case c.MaxStderr < 0:
 		return errors.New("field MaxStderr is negative; 0 means its default")
+	case c.UnsafeNoSandbox && c.asksForSandbox():
+		return errors.New("field UnsafeNoSandbox: not together with fields of the sandbox: leave it, or Read, Write, Network, UnixSockets, Limits and RequireSandbox, out")
 	case !slices.Contains([]string{"", Text, Word, JSON, Bytes}, c.Output):
 		return fmt.Errorf("field Output is %q; give %s, %s, %s or %s", c.Output, Text, Word, JSON, Bytes)
 	}
@@ -312,7 +348,7 @@ func (t *Tool) Run(ctx context.Context, params json.RawMessage) (tool.Output, er
 
 // start runs the program with the values filled in and returns what it wrote.
 func (t *Tool) start(ctx context.Context, values map[string]string) (stdout []byte, err error) {
-	p := process{path: t.program, env: t.env, dir: t.dir, maxStderr: t.maxStderr, maxOutput: tool.DefaultMaxOutput}
+	p := process{path: t.program, dir: t.dir, maxStderr: t.maxStderr, maxOutput: tool.DefaultMaxOutput}
 	if limit, ok := tool.OutputLimit(ctx); ok {
 		p.maxOutput = limit
 	}
@@ -330,11 +366,13 @@ func (t *Tool) start(ctx context.Context, values map[string]string) (stdout []by
 		defer file.Close()
 		p.stdin = file
 	}
-	if p.dir == "" {
-		if p.dir, err = os.MkdirTemp("", "converge-tool-"); err != nil {
-			return nil, fmt.Errorf("make the working directory: %w", err)
-		}
-		defer func() { err = cmp.Or(err, removeAll(p.dir)) }()
+	own, err := os.MkdirTemp("", "converge-tool-")
+	if err != nil {
+		return nil, fmt.Errorf("make the working directory: %w", err)
 	}
+	defer func() { err = cmp.Or(err, removeAll(own)) }()
+	p.dir = cmp.Or(p.dir, own)
+	p.env = t.environment(own)
+	p.sandbox = t.policy(ctx, own)
 	return p.run(ctx)
 }

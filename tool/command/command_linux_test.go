@@ -14,13 +14,13 @@ import (
 func TestHundredHungProgramsLeaveNothingBehind(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	path := pipe(t)
-	it := newTool(t, shell(hanging(path)))
+	it := newTool(t, writing(shell(hanging(path)), path))
 	runTool(t, newTool(t, shell("exit 0")), nil) // what the runtime opens once is open now
 	descriptors := openDescriptors(t)
 
 	ctx, cancel := context.WithCancel(t.Context())
 	var calls sync.WaitGroup
-	for range 100 {
+	for range hungPrograms {
 		calls.Go(func() {
 			if _, err := it.Run(ctx, nil); !errors.Is(err, context.Canceled) {
 				t.Errorf("error %v", err)
@@ -31,7 +31,7 @@ func TestHundredHungProgramsLeaveNothingBehind(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.ReadFull(processes, make([]byte, 100)); err != nil { // all hang
+	if _, err := io.ReadFull(processes, make([]byte, hungPrograms)); err != nil { // all hang
 		t.Fatal(err)
 	}
 	cancel()

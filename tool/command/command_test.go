@@ -71,8 +71,13 @@ func helper(what string, args []string) {
 		fmt.Fprintln(fifo, errors.Join(child.Start()), child.Process.Pid)
 	case "hang":
 		time.Sleep(time.Hour)
+	default:
+		helpers[what](args)
 	}
 }
+
+// helpers are those that not every system has.
+var helpers = map[string]func(args []string){}
 
 func print(v any) { json.NewEncoder(os.Stdout).Encode(v) }
 
@@ -88,6 +93,12 @@ func helperConfig(t testing.TB, args ...string) command.Config {
 
 func shell(script string) command.Config {
 	return command.Config{Name: "it", Program: "sh", Args: []string{"-c", script}, PassEnv: []string{"PATH"}}
+}
+
+// writing grants a file or directory.
+func writing(c command.Config, path string) command.Config {
+	c.Write = []string{path}
+	return c
 }
 
 func newTool(t testing.TB, c command.Config) *command.Tool {
@@ -252,6 +263,10 @@ func TestNewRefuses(t *testing.T) {
 		"variable twice":        {func(c *command.Config) { c.Env, c.PassEnv = map[string]string{"A": ""}, []string{"A"} }, []string{"PassEnv", `"A"`}},
 		"output":                {func(c *command.Config) { c.Output = "xml" }, []string{`Output is "xml"`, "json"}},
 		"stderr":                {func(c *command.Config) { c.MaxStderr = -1 }, []string{"MaxStderr"}},
+		"grant without a place": {func(c *command.Config) { c.Read = []string{dir, dir + "/none"} }, []string{"Read[1]", "no such file"}},
+		"empty grant":           {func(c *command.Config) { c.Write = []string{""} }, []string{"Write[0]", `"."`}},
+		"negative limit":        {func(c *command.Config) { c.Limits.OpenFiles = -1 }, []string{"Limits.OpenFiles", "default"}},
+		"unsafe and limited":    {func(c *command.Config) { c.UnsafeNoSandbox, c.Limits.CPU = true, 1 }, []string{"UnsafeNoSandbox", "Limits"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			config := command.Config{Name: "it", Program: "cat"}
@@ -304,14 +319,14 @@ func TestEnvironmentIsEmpty(t *testing.T) {
 	t.Setenv("CONVERGE_TEST_SECRET", "hunter2")
 	t.Setenv("CONVERGE_TEST_PASSED", "passed")
 	c := helperConfig(t, "env")
-	if env := list(t, newTool(t, c), nil); len(env) != 0 {
-		t.Errorf("environment %q", env)
+	if env := list(t, newTool(t, c), nil); len(env) != 1 || !strings.HasPrefix(env[0], "TMPDIR="+os.TempDir()) {
+		t.Errorf("environment %q; want a directory for temporary files and nothing else", env)
 	}
-	c.Env = map[string]string{"B": "{x}", "A": "1=2"}
+	c.Env = map[string]string{"B": "{x}", "A": "1=2", "TMPDIR": "t"}
 	c.PassEnv = []string{"CONVERGE_TEST_PASSED", "CONVERGE_TEST_UNSET"}
 	env := list(t, newTool(t, c), nil)
 	slices.Sort(env)
-	if want := []string{"A=1=2", "B={x}", "CONVERGE_TEST_PASSED=passed"}; !slices.Equal(env, want) {
+	if want := []string{"A=1=2", "B={x}", "CONVERGE_TEST_PASSED=passed", "TMPDIR=t"}; !slices.Equal(env, want) {
 		t.Errorf("environment %q; want %q", env, want)
 	}
 }
@@ -558,7 +573,7 @@ func hanging(pipe string) string {
 
 func TestWholeGroupDiesWithTheCall(t *testing.T) {
 	path := pipe(t)
-	it := newTool(t, shell(hanging(path)))
+	it := newTool(t, writing(shell(hanging(path)), path))
 	ctx, cancel := context.WithCancelCause(t.Context())
 	failed := make(chan error)
 	go func() {
@@ -597,7 +612,7 @@ func TestProgramIsNotStartedForACallThatIsOver(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	mark := filepath.Join(t.TempDir(), "mark")
-	_, err := newTool(t, shell("> "+mark)).Run(ctx, nil)
+	_, err := newTool(t, writing(shell("> "+mark), filepath.Dir(mark))).Run(ctx, nil)
 	if _, statErr := os.Stat(mark); !errors.Is(err, context.Canceled) || statErr == nil {
 		t.Errorf("error %v, mark %v", err, statErr)
 	}
@@ -614,7 +629,7 @@ func TestBackgroundProcessesDieWithTheLeader(t *testing.T) {
 		}
 		ended <- err
 	}()
-	out := runTool(t, newTool(t, shell("exec 3>"+path+"; sleep 1000 & echo done")), nil)
+	out := runTool(t, newTool(t, writing(shell("exec 3>"+path+"; sleep 1000 & echo done"), path)), nil)
 	if string(out.Data) != "done" {
 		t.Errorf("output %q", out.Data)
 	}
@@ -626,7 +641,7 @@ func TestBackgroundProcessesDieWithTheLeader(t *testing.T) {
 func TestProcessThatLeavesTheGroupDoesNotHoldUpTheCall(t *testing.T) {
 	path := pipe(t)
 	failed := make(chan error)
-	it := newTool(t, helperConfig(t, "escape", path))
+	it := newTool(t, writing(helperConfig(t, "escape", path), path))
 	go func() {
 		_, err := it.Run(t.Context(), nil)
 		failed <- err

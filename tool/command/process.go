@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"io"
+
+	"github.com/converge-agents/converge/internal/sandbox"
 )
 
 // process is one run of a program, with all decided.
@@ -15,6 +17,7 @@ type process struct {
 	dir       string
 	maxOutput int
 	maxStderr int
+	sandbox   *sandbox.Policy
 }
 
 var errFull = errors.New("full")

@@ -35,13 +35,18 @@ func (p *process) run(ctx context.Context) ([]byte, error) {
 	cmd.WaitDelay = waitDelay
 	// A session is a group too, and has no terminal that a program could read from or type into.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := g.start(cmd); err != nil {
-		return nil, startError(err)
-	}
-	stop := context.AfterFunc(ctx, g.kill)
-	defer stop()
-	err := g.wait(cmd)
+	var started bool
+	err := p.sandbox.Do(func(start func(*exec.Cmd) error) error {
+		if err := g.start(cmd, start); err != nil {
+			return err
+		}
+		started = true
+		defer context.AfterFunc(ctx, g.kill)()
+		return g.wait(cmd)
+	})
 	switch {
+	case !started:
+		return nil, p.startError(err)
 	case stdout.over:
 		return nil, fmt.Errorf("%w: more than %d bytes", tool.ErrOutputTooLarge, p.maxOutput)
 	case err != nil && ctx.Err() != nil:
@@ -53,11 +58,15 @@ func (p *process) run(ctx context.Context) ([]byte, error) {
 	}
 }
 
-func startError(err error) error {
-	if errors.Is(err, syscall.E2BIG) {
+func (p *process) startError(err error) error {
+	switch {
+	case errors.Is(err, syscall.E2BIG):
 		return invalid("too long for the arguments of a program")
+	case errors.Is(err, syscall.EACCES) && p.sandbox != nil:
+		return fmt.Errorf("start: %w: is what runs it, such as the interpreter of a script, granted by Read?", withoutPath(err))
+	default:
+		return fmt.Errorf("start: %w", err)
 	}
-	return fmt.Errorf("start: %w", err)
 }
 
 func (p *process) exitError(err error, stderr string) error {
@@ -83,10 +92,10 @@ type group struct {
 	gone bool // the leader has been reaped, and its number may be another's
 }
 
-func (g *group) start(cmd *exec.Cmd) error {
+func (g *group) start(cmd *exec.Cmd, start func(*exec.Cmd) error) error {
 	g.mu.Lock() // output may already call for kill
 	defer g.mu.Unlock()
-	if err := cmd.Start(); err != nil {
+	if err := start(cmd); err != nil {
 		return err
 	}
 	g.pid = cmd.Process.Pid

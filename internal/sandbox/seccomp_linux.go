@@ -1,0 +1,117 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// arch is what a filter has to know of a processor. Where a machine also runs the programs of an older kind, those
+// get no sockets at all: the arguments of socketcall lie in memory, which a filter cannot see.
+type arch struct {
+	native uint32
+	old    uint32   // 0 if there is none
+	calls  []uint32 // of the old kind, that make sockets or queues that do
+}
+
+var arches = map[string]arch{
+	"amd64":   {unix.AUDIT_ARCH_X86_64, unix.AUDIT_ARCH_I386, []uint32{102, 359, 360, 425}}, // socketcall, socket, socketpair, io_uring_setup
+	"arm64":   {unix.AUDIT_ARCH_AARCH64, unix.AUDIT_ARCH_ARM, []uint32{102, 281, 288, 425}},
+	"riscv64": {unix.AUDIT_ARCH_RISCV64, 0, nil},
+	"loong64": {unix.AUDIT_ARCH_LOONGARCH64, 0, nil},
+}
+
+// Offsets in the kernel's struct seccomp_data, on processors that put the low byte first.
+const (
+	atCall   = 0
+	atArch   = 4
+	atFirst  = 16 // the low half of the first argument
+	atSecond = 24
+)
+
+const (
+	pass = unix.SECCOMP_RET_ALLOW
+	deny = unix.SECCOMP_RET_ERRNO | uint32(unix.EACCES)
+	x32  = 0x40000000 // calls of the x32 kind on amd64
+)
+
+func load(offset uint32) unix.SockFilter {
+	return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
+}
+
+func verdict(v uint32) unix.SockFilter {
+	return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: v}
+}
+
+// when ends with the verdict if what was loaded is k.
+func when(k, v uint32) []unix.SockFilter {
+	return []unix.SockFilter{{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: k}, verdict(v)}
+}
+
+// unless skips the block if what was loaded is k.
+func unless(k uint32, block ...unix.SockFilter) []unix.SockFilter {
+	return append([]unix.SockFilter{{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: uint8(len(block)), K: k}}, block...)
+}
+
+// filter lets all calls pass but those that make sockets of other families, and those to io_uring, which makes
+// sockets without a call. Pairs of datagram sockets can send to others, so they count as sockets.
+func (a arch) filter(network, unixSockets bool) []unix.SockFilter {
+	f := append([]unix.SockFilter{load(atArch)}, unless(a.native, a.foreign()...)...)
+	f = append(f, load(atCall))
+	if a.native == unix.AUDIT_ARCH_X86_64 {
+		f = append(f, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K, Jf: 1, K: x32}, verdict(deny))
+	}
+	f = append(f, when(unix.SYS_IO_URING_SETUP, deny)...)
+	if !unixSockets {
+		pairs := []unix.SockFilter{load(atSecond), {Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: 0xf}}
+		pairs = append(append(pairs, when(unix.SOCK_DGRAM, deny)...), verdict(pass))
+		f = append(f, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: uint8(len(pairs)), K: unix.SYS_SOCKETPAIR})
+		f = append(f, pairs...)
+	}
+	f = append(append(f, unless(unix.SYS_SOCKET, verdict(pass))...), load(atFirst))
+	for _, family := range families(network, unixSockets) {
+		f = append(f, when(family, pass)...)
+	}
+	return append(f, verdict(deny))
+}
+
+func (a arch) foreign() []unix.SockFilter {
+	if a.old == 0 {
+		return []unix.SockFilter{verdict(deny)}
+	}
+	f := append(unless(a.old, verdict(deny)), load(atCall))
+	for _, call := range a.calls {
+		f = append(f, when(call, deny)...)
+	}
+	return append(f, verdict(pass))
+}
+
+func families(network, unixSockets bool) []uint32 {
+	var all []uint32
+	if network {
+		all = append(all, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK)
+	}
+	if unixSockets {
+		all = append(all, unix.AF_UNIX)
+	}
+	return all
+}
+
+// filterSockets puts the filter up for this thread.
+func filterSockets(network, unixSockets bool) error {
+	a, known := arches[runtime.GOARCH]
+	if !known {
+		return errors.New("no filter is written for " + runtime.GOARCH)
+	}
+	f := a.filter(network, unixSockets)
+	program := unix.SockFprog{Len: uint16(len(f)), Filter: &f[0]}
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&program)))
+	runtime.KeepAlive(f)
+	if errno != 0 {
+		return fmt.Errorf("seccomp: %w", errno)
+	}
+	return nil
+}
