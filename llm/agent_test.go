@@ -520,7 +520,6 @@ func TestConfigErrorsNameTheField(t *testing.T) {
 	for field, c := range map[string]llm.Config{
 		"ID":             {Provider: provider},
 		"Provider":       {ID: will.ID()},
-		"Capabilities":   {ID: will.ID(), Provider: provider},
 		"Concurrency":    full(func(c *llm.Config) { c.Concurrency = -1 }),
 		"Tools":          full(func(c *llm.Config) { c.Allowlist = []string{"x"} }),
 		"Allowlist":      full(func(c *llm.Config) { c.Allowlist, c.Tools = []string{"x"}, tool.NewRegistry() }),

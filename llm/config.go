@@ -90,8 +90,6 @@ func (c *Config) check() error {
 		return errors.New("ID: required")
 	case c.Provider == nil:
 		return errors.New("Provider: required")
-	case len(c.Capabilities) == 0 && len(c.Peers) == 0:
-		return errors.New("Capabilities, Peers: an agent without either has nothing to do")
 	case c.MaxHistory != 0 && c.MaxHistory < 4<<10 || c.MaxData != 0 && c.MaxData < 256:
 		return errors.New("MaxHistory: want at least 4096 bytes, and MaxData 256")
 	case c.Temperature != nil && !(*c.Temperature >= 0 && *c.Temperature <= 2):

@@ -19,6 +19,7 @@ import (
 	"github.com/converge-agents/converge/discovery"
 	"github.com/converge-agents/converge/discovery/gossip"
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/llm"
 	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/observe"
 	"github.com/converge-agents/converge/pool"
@@ -71,6 +72,7 @@ type Network struct {
 	params      map[string][]string // of each tool, sorted
 	servers     []*mcp.Server
 	required    map[string][]string // params of each server's tool
+	models      map[string]model    // that agents ask, by their names in the configuration
 	metrics     *observe.Metrics
 
 	members []member
@@ -100,6 +102,8 @@ type member struct {
 	pools       []string // that it joins
 	runtime     *converge.Runtime
 	coordinator *role.Coordinator // nil for other kinds
+	llm         *llm.Agent        // nil for other kinds
+	peers       []string          // of llm
 }
 
 // New checks a configuration and builds the network that it describes: keys are read or made, tools are
@@ -181,10 +185,16 @@ func (n *Network) build(ctx context.Context) (err error) {
 	if err = n.addServers(ctx); err != nil {
 		return err
 	}
+	if err = n.addModels(); err != nil {
+		return err
+	}
 	for _, a := range n.config.Agents {
 		if err := n.addAgents(ctx, a); err != nil {
 			return err
 		}
+	}
+	if err = n.introduce(); err != nil {
+		return err
 	}
 	return n.createPools(ctx)
 }
@@ -388,6 +398,7 @@ func (n *Network) Close() error {
 	n.closed.Store(true)
 	n.abort(nil)
 	errs = append(errs, n.closeServers())
+	n.closeModels()
 	if n.population != nil {
 		n.population.Close()
 	}
