@@ -50,15 +50,20 @@ func newModel(m config.Model) (model, error) {
 		return nil, err
 	}
 	endpoint := llm.Endpoint{BaseURL: m.BaseURL, Key: key}
-	if m.BaseURL != "" && !key.IsZero() {
-		if err := endpoint.Check(); err != nil {
-			return nil, fmt.Errorf("base_url: %w", err)
-		}
-	}
 	if m.Provider == config.ProviderAnthropic {
-		return anthropic.New(anthropic.Config{Model: m.Model, Endpoint: endpoint})
+		p, err := anthropic.New(anthropic.Config{Model: m.Model, Endpoint: endpoint})
+		return p, inSection(err)
 	}
-	return openai.New(openai.Config{Model: m.Model, Endpoint: endpoint})
+	p, err := openai.New(openai.Config{Model: m.Model, Endpoint: endpoint})
+	return p, inSection(err)
+}
+
+// inSection is an error that goes after the name of a section.
+func inSection(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("api_key: %w", err) // all else has been checked
 }
 
 // keyOf reads a model's key.
