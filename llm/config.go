@@ -93,7 +93,7 @@ func (c *Config) check() error {
 	case c.MaxHistory != 0 && c.MaxHistory < 4<<10 || c.MaxData != 0 && c.MaxData < 256:
 		return wrong("MaxHistory", "want at least 4096 bytes, and MaxData 256")
 	case c.Temperature != nil && !(*c.Temperature >= 0 && *c.Temperature <= 2):
-		return errors.New("Temperature: want 0 to 2")
+		return wrong("Temperature", "want 0 to 2")
 	}
 	if err := c.checkNumbers(); err != nil {
 		return err
