@@ -27,7 +27,16 @@ func (c *counting) Decide(_ context.Context, t converge.Turn) ([]converge.Decisi
 
 // BenchmarkEndToEndLocal is the whole path of a message in one process: hooks, signature, transport,
 // verification, replay window, rate limits, inbox, turn.
-func BenchmarkEndToEndLocal(b *testing.B) {
+func BenchmarkEndToEndLocal(b *testing.B) { benchmarkEndToEnd(b, converge.AuditConfig{}) }
+
+// BenchmarkEndToEndLocalAudited is the same with receipts of both agents.
+func BenchmarkEndToEndLocalAudited(b *testing.B) {
+	l := openBook(b, b.TempDir())
+	defer l.Close()
+	benchmarkEndToEnd(b, converge.AuditConfig{Log: l})
+}
+
+func benchmarkEndToEnd(b *testing.B, receipts converge.AuditConfig) {
 	registry := identity.NewRegistry(0)
 	network := must(local.New(local.Config{}))
 	newConfig := func(a converge.Agent) converge.Config {
@@ -35,7 +44,7 @@ func BenchmarkEndToEndLocal(b *testing.B) {
 		if err := registry.Register(id.ID(), id.PublicKey()); err != nil {
 			b.Fatal(err)
 		}
-		return converge.Config{Identity: id, Network: "bench", Agent: a, Registry: registry, Transport: network.Endpoint(id.ID()), Logger: quiet}
+		return converge.Config{Identity: id, Network: "bench", Agent: a, Registry: registry, Transport: network.Endpoint(id.ID()), Logger: quiet, Audit: receipts}
 	}
 	receiver := &counting{}
 	c := newConfig(receiver)

@@ -49,6 +49,8 @@ type checkpoints struct {
 	id      identity.ID
 	log     *slog.Logger
 	rev     store.Revision // of what was written or read last
+	found   []byte         // the state of an earlier run; for the record of the start
+	saved   []byte         // the state that was written last; likewise
 }
 
 // newCheckpoints returns nil for an agent without state, or one whose state nobody keeps.
@@ -108,7 +110,7 @@ func (c *checkpoints) restore(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("restore checkpoint %q: %w: %w", e.Key, ErrCheckpoint, err)
 	}
-	c.rev = e.Revision
+	c.rev, c.found = e.Revision, state
 	defer panics.Catch(&err, "Restore")
 	if err := c.agent.Restore(state); err != nil {
 		return fmt.Errorf("restore checkpoint: %w", err)
@@ -139,6 +141,7 @@ func (c *checkpoints) save(ctx context.Context) error {
 	if len(state) > MaxCheckpoint {
 		return fmt.Errorf("checkpoint: %d bytes where at most %d are allowed", len(state), MaxCheckpoint)
 	}
+	c.saved = state
 	record := c.encode(state)
 	for retry := minCheckpointRetry; ; retry = min(2*retry, maxCheckpointRetry) {
 		err := c.write(ctx, record)
@@ -158,9 +161,11 @@ func (c *checkpoints) save(ctx context.Context) error {
 	}
 }
 
-func (c *checkpoints) ask() (state []byte, err error) {
+func (c *checkpoints) ask() ([]byte, error) { return askState(c.agent) }
+
+func askState(agent Checkpointer) (state []byte, err error) {
 	defer panics.Catch(&err, "Checkpoint")
-	return c.agent.Checkpoint()
+	return agent.Checkpoint()
 }
 
 // write puts a record in place of the last one. Where it is not known whether an earlier attempt came

@@ -97,6 +97,9 @@ type Config struct {
 	// one agent on one store: the first to find out ends with ErrSuperseded.
 	Checkpoints store.Store
 
+	// Audit says what is recorded of what the agent is sent, decides and does.
+	Audit AuditConfig
+
 	Logger *slog.Logger // nil means slog.Default
 
 	// ReceiveUnsafe lets the agent see UNVERIFIED messages: anybody can speak as anybody. For

@@ -77,6 +77,8 @@ type ToolResult struct {
 	Output   tool.Output
 	Err      error // nil, or a *tool.Error: denied, not approved, invalid, timed out, …
 	Duration time.Duration
+
+	receipt uint64 // of the result; 0 if there is none
 }
 
 // Failure is a decision that could not be carried out.

@@ -78,6 +78,8 @@ type ExecutorEnv struct {
 	// Seen returns where all comes from that the agent has been shown so far; nil means that nobody knows.
 	Seen   func() taint.Set
 	Logger *slog.Logger // nil means slog.Default
+
+	trail *trail // of the runtime; may be nil
 }
 
 // StandardExecutor carries out the decisions of one agent: it sends under the egress limit, runs tools

@@ -27,6 +27,9 @@ func (e *StandardExecutor) ExecuteTasks(ctx context.Context, decisions []Decisio
 	}
 	for i, r := range e.doSigned(ctx, ops) {
 		errs[places[i]] = e.finish(&ops[i], r)
+		if ops[i].Kind == remote.OpSubmit {
+			e.env.trail.named(places[i], ops[i].Spec.ID)
+		}
 	}
 	return errs
 }

@@ -25,11 +25,18 @@ func (e *StandardExecutor) invoke(d InvokeTool) error {
 		held.calls++
 	}
 	e.mu.Unlock()
+	cause, err := e.env.trail.invoked(d)
+	if err != nil {
+		e.mu.Lock()
+		e.leave(held)
+		e.mu.Unlock()
+		return fmt.Errorf("invoke_tool %.80q: %w", d.Tool, err)
+	}
 	if d.Taint == nil {
 		seen := e.env.Seen()
 		d.Taint = &seen
 	}
-	request := tool.Request{Tool: d.Tool, Params: d.Params, Taint: *d.Taint, TaskID: d.TaskID, CallID: d.CallID}
+	request := tool.Request{Tool: d.Tool, Params: d.Params, Taint: *d.Taint, TaskID: d.TaskID, CallID: d.CallID, Cause: cause}
 	e.calls.Go(func() { e.call(request, held) })
 	return nil
 }
@@ -40,22 +47,37 @@ func (e *StandardExecutor) call(r tool.Request, held *heldClaim) {
 	defer cancel(nil)
 	stop := e.keepClaim(ctx, cancel, held)
 	start := time.Now()
-	output, err := e.guard.Call(ctx, r)
+	begun, output, err := e.guarded(ctx, r)
 	duration := time.Since(start)
 	stop()
 	e.toolTimes.Observe(duration)
-
+	result := ToolResult{
+		CallID: r.CallID, Tool: r.Tool, TaskID: r.TaskID, Taint: r.Taint.With(taint.Tool(r.Tool)),
+		Output: output, Err: err, Duration: duration,
+	}
+	e.env.trail.returned(&result, begun)
 	e.mu.Lock()
+	e.leave(held)
+	e.results = append(e.results, result)
+	e.mu.Unlock()
+	e.env.Notify()
+}
+
+// guarded runs a tool once there is a receipt that it begins, which it returns the number of.
+func (e *StandardExecutor) guarded(ctx context.Context, r tool.Request) (begun uint64, output tool.Output, err error) {
+	if begun, err = e.env.trail.begun(ctx, &r); err != nil {
+		return begun, output, &tool.Error{Tool: r.Tool, Reason: tool.ErrNotApproved, Err: err}
+	}
+	output, err = e.guard.Call(ctx, r)
+	return begun, output, err
+}
+
+// leave takes note that a call has ended. It wants the executor's lock.
+func (e *StandardExecutor) leave(held *heldClaim) {
 	e.running--
 	if held != nil {
 		held.calls--
 	}
-	e.results = append(e.results, ToolResult{
-		CallID: r.CallID, Tool: r.Tool, TaskID: r.TaskID, Taint: r.Taint.With(taint.Tool(r.Tool)),
-		Output: output, Err: err, Duration: duration,
-	})
-	e.mu.Unlock()
-	e.env.Notify()
 }
 
 // keepClaim renews a claim until stop is called, and ends the call if the claim is lost. While it has

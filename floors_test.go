@@ -10,12 +10,14 @@ const module = "github.com/converge-agents/converge"
 
 // floors is the plan of the house (docs/architecture.md): a package imports packages of lower floors only.
 var floors = map[string]int{
+	"internal/brief":     0,
 	"internal/cose":      0,
 	"internal/group":     0,
 	"internal/listeners": 0,
 	"internal/nearest":   0,
 	"internal/panics":    0,
 	"internal/pgtest":    0,
+	"internal/process":   0,
 	"internal/queue":     0,
 	"internal/sandbox":   0,
 	"internal/stat":      0,
@@ -26,8 +28,10 @@ var floors = map[string]int{
 	"identity":         1,
 	"internal/changes": 1,
 	"store/storetest":  1,
+	"policy":           1,
 	"tool":             1,
 
+	"audit":          2,
 	"message":        2,
 	"store/memory":   2,
 	"store/natskv":   2,
@@ -36,10 +40,13 @@ var floors = map[string]int{
 	"tool/command":   2,
 	"tool/http":      2,
 	"tool/wasm":      2,
+	"approval":       2,
+	"tool/mcp":       2,
 
 	"internal/peertls": 2,
 	"internal/proof":   2,
 
+	"control":          3,
 	"discovery":        3,
 	"discovery/gossip": 4,
 	"pool":             3,
@@ -53,6 +60,7 @@ var floors = map[string]int{
 	"task/remote":             4,
 	"internal/tasktest":       4,
 	"internal/mesh":           4,
+	"internal/recording":      4,
 	"transport/transporttest": 4,
 
 	"transport/tcp":       5,
@@ -61,6 +69,7 @@ var floors = map[string]int{
 	"": 6, // package converge
 
 	"observe": 7,
+	"replay":  7,
 	"role":    7,
 
 	"config": 8,

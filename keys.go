@@ -84,6 +84,7 @@ func (r *Runtime) withdrawn(m *message.Message) bool {
 	}
 	reason := message.KeyReason(err)
 	r.recalled.Inc(reason)
+	r.trail.dropped(m, reason.String())
 	r.log.Debug("message dropped from the inbox", "reason", reason.String(), "sender", m.Sender())
 	return true
 }

@@ -33,6 +33,7 @@ type Runtime struct {
 	schedule *Scheduler
 	profile  task.Profile
 	pools    *ownPools
+	trail    *trail // nil without Config.Audit
 	state    atomic.Int32
 
 	registered atomic.Pointer[renewal] // of the descriptor; nil while there is none
@@ -79,12 +80,16 @@ func New(c Config) (*Runtime, error) {
 	if r.verifier, err = message.NewVerifier(c.Verifier); err != nil {
 		return nil, err
 	}
+	if r.trail, err = newTrail(&c, r.log); err != nil {
+		return nil, err
+	}
+	c.Hooks = r.trail.watch(c.Hooks)
 	r.hooked, err = transport.NewHooked(transport.HookedConfig{
 		Transport:      c.Transport,
 		Signer:         r.signer,
 		Verifier:       r.verifier,
 		Hooks:          c.gated(),
-		UnverifiedDrop: c.RuntimeHooks.UnverifiedDrop,
+		UnverifiedDrop: r.trail.onRefused(c.RuntimeHooks.UnverifiedDrop),
 		Logger:         r.log,
 		ReceiveUnsafe:  c.ReceiveUnsafe,
 	})
@@ -147,6 +152,7 @@ func (r *Runtime) newExecutor() (executor, error) {
 		Pools:   r.pools.orNil(),
 		Notify:  r.schedule.Wake,
 		Seen:    func() taint.Set { return r.seen },
+		trail:   r.trail,
 		Logger:  c.Logger,
 	})
 }
@@ -252,9 +258,11 @@ func (r *Runtime) prepare(ctx context.Context) error {
 		r.seen = taint.Of(taint.Many)
 	}
 	if starter, ok := r.config.Agent.(Starter); ok {
-		return r.call(ctx, "OnStart", starter.OnStart)
+		if err := r.call(ctx, "OnStart", starter.OnStart); err != nil {
+			return err
+		}
 	}
-	return nil
+	return r.recordStart(ctx)
 }
 
 // join makes the agent known to others and others' tasks known to it. Leaving has two steps: leave the
@@ -280,6 +288,7 @@ type membership struct{ network, tasks, pools func() }
 // the agent withdraw, so that what it says to the end can be verified. What it holds is given back.
 func (r *Runtime) finish(ctx context.Context, cause error, leave membership, stopReceiving func()) error {
 	r.state.Store(int32(StateDraining))
+	defer r.trail.stopped(cause)
 	stopReceiving()
 	defer r.receiveAnswers(ctx)()
 	r.drain(ctx)
@@ -312,8 +321,10 @@ func (r *Runtime) take(ctx context.Context, m *message.Message) error {
 	if r.isLateAnswer(m) {
 		return nil
 	}
+	r.trail.accepted(m)
 	err := r.inbox.Put(ctx, m)
 	if errors.Is(err, transport.ErrQueueFull) {
+		r.trail.dropped(m, "inbox_full")
 		return nil
 	}
 	if err == nil {

@@ -27,6 +27,7 @@ func (r *Runtime) assemble(draining bool) Turn {
 	}
 	t.Pools = r.pools.show()
 	r.see(t)
+	r.trail.gather(&t)
 	if r.inbox.Len() > 0 || len(t.Messages) < len(waited) { // in the latter case drain has to look again
 		r.schedule.Wake()
 	}
@@ -53,6 +54,7 @@ func (r *Runtime) turn(ctx context.Context, t Turn) {
 		panics.LogStack(r.log, err)
 		decisions = nil
 	}
+	r.trail.decided(&t, decisions, time.Since(start), err)
 	r.executeAll(ctx, decisions)
 	r.backOff(err != nil || len(r.failures) > 0)
 }
@@ -75,6 +77,10 @@ const maxTogether = 256
 // executeAll carries out decisions in their order. Messages that follow each other go out together, and
 // so do decisions of one kind about tasks.
 func (r *Runtime) executeAll(ctx context.Context, decisions []Decision) {
+	if err := r.trail.healthy(); err != nil {
+		r.refuseAll(ctx, decisions, err)
+		return
+	}
 	for len(decisions) > 0 {
 		n := leading(decisions, maxTogether)
 		switch {
@@ -116,6 +122,7 @@ func (r *Runtime) executeSends(ctx context.Context, sends []Decision) {
 	for _, d := range sends {
 		r.drafts = append(r.drafts, d.(SendMessage).Draft)
 	}
+	r.trail.note(r.drafts)
 	r.tally(ctx, sends, r.executor.SendAll(ctx, r.drafts))
 	clear(r.drafts)
 	r.drafts = r.drafts[:0]
@@ -130,6 +137,7 @@ func (r *Runtime) tally(ctx context.Context, decisions []Decision, errs []error)
 			r.fail(ctx, decisions[i], err)
 		}
 	}
+	r.trail.outcomes(decisions, errs)
 	r.decided.addMany(decisions[0].Kind(), len(decisions)-failed, failed)
 }
 
@@ -142,11 +150,27 @@ func (r *Runtime) execute(ctx context.Context, d Decision) {
 		r.decided.add(d.Kind(), nil)
 		return
 	}
-	err := r.executor.Execute(ctx, d)
+	err := r.executor.Execute(ctx, r.trail.noted(d))
+	r.trail.outcomes([]Decision{d}, []error{err})
 	r.decided.add(d.Kind(), err)
 	if err != nil {
 		r.fail(ctx, d, err)
 	}
+}
+
+// refuseAll has the agent see that nothing is done.
+func (r *Runtime) refuseAll(ctx context.Context, decisions []Decision, err error) {
+	for _, d := range decisions {
+		if d != nil && !isWake(d) {
+			r.decided.add(d.Kind(), err)
+			r.fail(ctx, d, err)
+		}
+	}
+}
+
+func isWake(d Decision) bool {
+	_, ok := d.(Wake)
+	return ok
 }
 
 // fail has the agent see in its next turn what could not be done.

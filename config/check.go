@@ -28,9 +28,12 @@ func (c *Config) Validate() error {
 	k.state()
 	k.transport()
 	k.limits()
+	k.audit()
 	for _, name := range slices.Sorted(maps.Keys(c.Tools)) {
 		k.tool(name, c.Tools[name])
 	}
+	k.mcp()
+	k.policy()
 	k.agents()
 	return k.problems.err()
 }
@@ -261,7 +264,11 @@ func (k checker) worker(key string, a Agent) {
 func (k checker) knownTool(key, name string) bool {
 	_, ok := k.Tools[name]
 	if !ok {
-		k.bad(key, suggest(name, "tools", slices.Sorted(maps.Keys(k.Tools))), "unknown tool %q", clip(name))
+		_, _, ok = k.MCPTool(name)
+	}
+	if !ok {
+		known := slices.Sorted(maps.Keys(k.Tools))
+		k.bad(key, suggest(name, "tools", append(known, k.mcpTools()...)), "unknown tool %q", clip(name))
 	}
 	return ok
 }

@@ -79,8 +79,14 @@ type Config struct {
 	// Tools are what workers may be allowed to run, by name: 1 to 128 letters, digits,
 	// '_', '-' and '.'.
 	Tools map[string]Tool `key:"tools"`
+	// MCP are servers whose tools workers may be allowed to run.
+	MCP []MCP `key:"mcp"`
+	// Policy says which tool calls are allowed, denied, or asked about.
+	Policy Policy `key:"policy"`
 	// Agents are the members of the network, at most [MaxAgents] once counts are expanded.
 	Agents []Agent `key:"agents"`
+	// Audit says what is recorded.
+	Audit Audit `key:"audit"`
 	// Unsafe switches protections off.
 	Unsafe Unsafe `key:"unsafe"`
 
@@ -206,7 +212,7 @@ type Agent struct {
 	Pools []string `key:"pools"`
 
 	// Capabilities are what a worker offers, each with the tool that serves it, which has to be one
-	// of Tools.
+	// of Tools: a tool of the Config, or SERVER.TOOL for one of an MCP server.
 	Capabilities map[string]string `key:"capabilities"`
 	// Tools is a worker's allowlist. Empty allows none.
 	Tools []string `key:"tools"`
@@ -278,6 +284,7 @@ func (c *Config) setDefaults() {
 	c.Seal = SealOff
 	c.Transport = TransportLocal
 	c.Signature = SignatureBatch
+	c.Audit.setDefaults()
 	c.Log = Log{Level: "info", Format: "text"}
 	buckets := Buckets{Global: Limit{Rate: Unlimited}, Sender: Limit{Rate: 500, Burst: 1000}, Topic: Limit{Rate: Unlimited}}
 	c.Limits = Limits{MessageSize: 1 << 20, Ingress: buckets, Egress: buckets}

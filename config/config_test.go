@@ -51,6 +51,27 @@ tools:
     max_output: 64KiB
     log_stderr: true
   lines: {command: [wc], stdin_file: "{file}", env: *env}
+mcp:
+  - name: fs
+    command: [node, server.js, "${dir}"]
+    tools: [read_text_file, write_file]
+    env: *env
+    pass_env: [PATH]
+    dir: ${dir}
+    pins: {read_text_file: 0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a}
+    destructive: {write_file: false}
+    read_only: {read_text_file: true}
+    open_world: {write_file: true}
+    timeout: ${wait}
+    start_timeout: 5s
+    concurrency: ${n}
+    max_output: 64KiB
+    log_stderr: true
+    read: [lib]
+    write: ["${dir}"]
+    network: true
+    unix_sockets: true
+  - {name: web, url: "https://mcp.example/mcp", tools: [search], token: {file: web.token}, headers: {X-Tenant: {env: TENANT}, X-Key: {file: web.key}}}
 agents:
   - name: worker
     kind: worker
@@ -144,6 +165,34 @@ stdin_file = "{file}"
 env.LC_ALL = "C"
 env.WHERE = "${dir}/x"
 
+[[mcp]]
+name = "fs"
+command = ["node", "server.js", "${dir}"]
+tools = ["read_text_file", "write_file"]
+env = {LC_ALL = "C", WHERE = "${dir}/x"}
+pass_env = ["PATH"]
+dir = "${dir}"
+pins.read_text_file = "0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a"
+destructive.write_file = false
+read_only.read_text_file = true
+open_world.write_file = true
+timeout = "${wait}"
+start_timeout = "5s"
+concurrency = "${n}"
+max_output = "64KiB"
+log_stderr = true
+read = ["lib"]
+write = ["${dir}"]
+network = true
+unix_sockets = true
+
+[[mcp]]
+name = "web"
+url = "https://mcp.example/mcp"
+tools = ["search"]
+token.file = "web.token"
+headers = {X-Tenant = {env = "TENANT"}, X-Key = {file = "web.key"}}
+
 [[agents]]
 name = "worker"
 kind = "worker"
@@ -222,6 +271,24 @@ func fullConfig() config.Config {
 			},
 			"lines": {Command: []string{"wc"}, StdinFile: "{file}", Env: env, Output: "text"},
 		},
+		Audit: defaultAudit,
+		MCP: []config.MCP{
+			{
+				Name: "fs", Command: []string{"node", "server.js", "src"}, Tools: []string{"read_text_file", "write_file"},
+				Env: env, PassEnv: []string{"PATH"}, Dir: "src",
+				Pins:        map[string]string{"read_text_file": strings.Repeat("0a", 32)},
+				Destructive: map[string]bool{"write_file": false}, ReadOnly: map[string]bool{"read_text_file": true},
+				OpenWorld: map[string]bool{"write_file": true},
+				Timeout:   config.Duration(2 * time.Second), StartTimeout: config.Duration(5 * time.Second),
+				Concurrency: 4, MaxOutput: 64 << 10, LogStderr: true,
+				Read: []string{"lib"}, Write: []string{"src"}, Network: true, UnixSockets: true,
+			},
+			{
+				Name: "web", URL: "https://mcp.example/mcp", Tools: []string{"search"},
+				Token:   config.Secret{File: filepath.FromSlash("etc/web.token")},
+				Headers: map[string]config.Secret{"X-Tenant": {Env: "TENANT"}, "X-Key": {File: filepath.FromSlash("etc/web.key")}},
+			},
+		},
 		Agents: []config.Agent{
 			{
 				Name: "worker", Kind: config.KindWorker, Count: 2,
@@ -247,6 +314,11 @@ func fullConfig() config.Config {
 			},
 		},
 	}
+}
+
+// defaultAudit is what a file without that section means.
+var defaultAudit = config.Audit{
+	Enabled: true, Sync: config.SyncInterval, Interval: config.Duration(time.Second), MaxSize: 64 << 20, Keep: 4 << 30,
 }
 
 func TestBothFormatsSayTheSame(t *testing.T) {
@@ -287,6 +359,7 @@ func TestDefaults(t *testing.T) {
 		Transport: config.TransportLocal,
 		Signature: config.SignatureBatch,
 		Log:       config.Log{Level: "info", Format: "text"},
+		Audit:     defaultAudit,
 		Limits:    config.Limits{MessageSize: 1 << 20, Ingress: buckets, Egress: buckets},
 		Agents:    []config.Agent{{Name: "w", Kind: config.KindWorker, Count: 1, Concurrency: 1, ToolTimeout: config.Duration(30 * time.Second)}},
 	})

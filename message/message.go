@@ -90,6 +90,9 @@ type Draft struct {
 	// Public says that the body of a message to topics or to everybody is for all to read, also where the
 	// signer's policy is SealRequired, which otherwise refuses what names nobody to seal it to.
 	Public bool
+
+	// Signed, if set, gets the ID of the message that is made of the draft, for records.
+	Signed *ID `cbor:"-" json:"-"`
 }
 
 // Message is a signed message. It is immutable and safe for concurrent use; slices that its methods

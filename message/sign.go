@@ -251,6 +251,9 @@ func (s *Signer) stamp(m *Message, d *Draft, now time.Time) {
 	if m.contentType == "" {
 		m.contentType = DefaultContentType
 	}
+	if d.Signed != nil {
+		*d.Signed = m.id
+	}
 }
 
 // check holds a draft to what a verifier accepts, so that nothing is signed in vain.

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge"
+	"github.com/converge-agents/converge/approval"
+	"github.com/converge-agents/converge/audit"
 	"github.com/converge-agents/converge/config"
 	"github.com/converge-agents/converge/discovery"
 	"github.com/converge-agents/converge/discovery/gossip"
@@ -28,6 +30,7 @@ import (
 	"github.com/converge-agents/converge/task"
 	"github.com/converge-agents/converge/tool"
 	"github.com/converge-agents/converge/tool/command"
+	"github.com/converge-agents/converge/tool/mcp"
 	"github.com/converge-agents/converge/transport"
 )
 
@@ -52,6 +55,7 @@ type Network struct {
 	dir     string // for keys and state
 	removes bool   // whether Close removes dir
 
+	audit       *audit.Log // nil if nothing is recorded
 	store       store.Store
 	disconnect  func()        // ends the connection of the store; nil if it has none
 	tasks       *task.Manager // nil if the tasks are elsewhere
@@ -71,7 +75,11 @@ type Network struct {
 	params      map[string][]string // of each tool that has templates, sorted
 	commands    []*command.Tool
 	modules     modules
+	servers     []*mcp.Server
+	required    map[string][]string // params of each server's tool
 	metrics     *observe.Metrics
+	approvals   *approval.Service
+	controlled  atomic.Bool // somebody can decide through the socket
 
 	members []member
 	names   map[identity.ID]string
@@ -110,6 +118,15 @@ func New(ctx context.Context, c *config.Config, o Options) (*Network, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
+	n := newNetwork(c, o)
+	if err := n.build(ctx); err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
+}
+
+// newNetwork makes a network that holds nothing yet.
+func newNetwork(c *config.Config, o Options) *Network {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
@@ -120,6 +137,7 @@ func New(ctx context.Context, c *config.Config, o Options) (*Network, error) {
 		registry: identity.NewRegistryWith(identity.RegistryConfig{Logger: o.Logger}),
 		metrics:  observe.NewMetrics(),
 		params:   map[string][]string{},
+		required: map[string][]string{},
 		names:    map[identity.ID]string{},
 		work:     newWork(c),
 		done:     make(chan struct{}),
@@ -128,10 +146,7 @@ func New(ctx context.Context, c *config.Config, o Options) (*Network, error) {
 		progress:   map[*role.Coordinator]role.Progress{},
 	}
 	n.aborted, n.abort = context.WithCancelCause(context.Background())
-	if err := n.build(ctx); err != nil {
-		return nil, errors.Join(err, n.Close())
-	}
-	return n, nil
+	return n
 }
 
 func (n *Network) build(ctx context.Context) (err error) {
@@ -142,6 +157,9 @@ func (n *Network) build(ctx context.Context) (err error) {
 		return err
 	}
 	if err = n.openStore(ctx); err != nil {
+		return err
+	}
+	if err = n.addApprovals(); err != nil {
 		return err
 	}
 	if n.proofs, err = task.NewVerifier(n.registry, n.config.Network); err != nil {
@@ -169,6 +187,12 @@ func (n *Network) build(ctx context.Context) (err error) {
 	}
 	n.requireHost()
 	if err = n.addTools(); err != nil {
+		return err
+	}
+	if err = n.openAudit(); err != nil {
+		return err
+	}
+	if err = n.addServers(ctx); err != nil {
 		return err
 	}
 	for _, a := range n.config.Agents {
@@ -288,6 +312,7 @@ func (n *Network) runtimeConfig(a config.Agent, name string, id *identity.Identi
 		Tasks:         tasks,
 		Marks:         kept,
 		Checkpoints:   kept,
+		Audit:         n.auditConfig(),
 		Verifier:      message.VerifierConfig{MaxSize: int(n.config.Limits.MessageSize)},
 		Logger:        n.log,
 		ReceiveUnsafe: n.config.Unsafe.ReceiveUnverified,
@@ -296,6 +321,7 @@ func (n *Network) runtimeConfig(a config.Agent, name string, id *identity.Identi
 			Tools:         n.tools,
 			ToolAllowlist: a.Tools,
 			ToolTimeout:   time.Duration(a.ToolTimeout),
+			Approver:      n.approvals,
 			Limiter:       egress,
 		},
 	}
@@ -377,6 +403,7 @@ func (n *Network) Close() error {
 	var errs []error
 	n.closed.Store(true)
 	n.abort(nil)
+	errs = append(errs, n.closeServers())
 	if n.population != nil {
 		n.population.Close()
 	}
@@ -390,6 +417,7 @@ func (n *Network) Close() error {
 	if n.transport != nil {
 		errs = append(errs, n.transport.Close())
 	}
+	errs = append(errs, n.closeAudit())
 	if n.removes {
 		errs = append(errs, os.RemoveAll(n.dir))
 	}

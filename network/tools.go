@@ -38,6 +38,12 @@ func (n *Network) checkParams(t config.Task) error {
 	for _, a := range n.config.Agents {
 		name, serves := a.Capabilities[t.Capability]
 		served = served || serves
+		if _, _, remote := n.config.MCPTool(name); serves && remote {
+			if err := n.checkRequired(t, name, given); err != nil {
+				return err
+			}
+			continue
+		}
 		if wanted, known := n.params[name]; serves && known && !slices.Equal(given, wanted) {
 			return &hinted{
 				fmt.Errorf("params: %s; but tool %q takes %s", list(given), name, list(wanted)),

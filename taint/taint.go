@@ -98,3 +98,6 @@ func (s Set) Labels() []string { return slices.Clone(s.labels) }
 
 // String returns the labels with commas between them.
 func (s Set) String() string { return strings.Join(s.labels, ", ") }
+
+// MarshalText implements [encoding.TextMarshaler] with the form of [Set.String], for records.
+func (s Set) MarshalText() ([]byte, error) { return []byte(s.String()), nil }

@@ -3,9 +3,9 @@ package task
 import (
 	"hash/maphash"
 	"iter"
-	"sync"
 	"sync/atomic"
 
+	"github.com/converge-agents/converge/internal/brief"
 	"github.com/converge-agents/converge/store"
 )
 
@@ -18,8 +18,9 @@ type book struct {
 }
 
 type page struct {
-	mu    sync.Mutex
+	mu    brief.Mutex
 	tasks map[string]*record
+	_     [48]byte // the next one is on another cache line
 }
 
 func newBook() *book {

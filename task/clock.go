@@ -36,7 +36,10 @@ const (
 func newClock(now func() time.Time, s store.Store) *clock {
 	c := &clock{}
 	c.store, _ = s.(store.Clock)
-	if now == nil {
+	c.elapsed = func() time.Duration { return time.Since(c.anchor) } // looks at the monotonic clock alone
+	if now != nil {
+		c.elapsed = func() time.Duration { return now().Sub(c.anchor) }
+	} else {
 		now = time.Now // whose values have a monotonic reading
 	}
 	c.anchor = now()
@@ -44,7 +47,6 @@ func newClock(now func() time.Time, s store.Store) *clock {
 		c.anchor = plain.UTC()
 	}
 	c.origin = c.anchor.UnixNano()
-	c.elapsed = func() time.Duration { return now().Sub(c.anchor) }
 	return c
 }
 

@@ -1,7 +1,6 @@
 package task
 
 import (
-	"bytes"
 	"sync"
 
 	"github.com/converge-agents/converge/store"
@@ -33,8 +32,8 @@ func (r *record) returned(with store.Revision) {
 	}
 }
 
-// sent returns the record that is on its way to the store for the same task, if that is what an entry holds.
-func (r *record) sent(e store.Entry) *record {
+// sent returns the record that is on its way to the store for the same task, if that is what has been put there.
+func (r *record) sent(ev store.TextEvent) *record {
 	r.errand.mu.Lock()
 	defer r.errand.mu.Unlock()
 	out := r.errand.out
@@ -43,9 +42,9 @@ func (r *record) sent(e store.Entry) *record {
 	}
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
-	if *buf = out.append((*buf)[:0]); !bytes.Equal(*buf, e.Value) {
+	if *buf = out.append((*buf)[:0]); string(*buf) != ev.Value {
 		return nil
 	}
-	out.revision = e.Revision
+	out.revision = ev.Revision
 	return out
 }

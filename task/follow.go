@@ -43,7 +43,11 @@ func (m *Manager) Attach(fn func(Task)) (detach func()) {
 }
 
 // tell tells all listeners of a task.
-func (m *Manager) tell(r *record) { m.listeners.Tell(r.task()) }
+func (m *Manager) tell(r *record) {
+	var one [1]Task
+	r.showTo(&one[0])
+	m.listeners.Tell(one[:]...)
+}
 
 // tellIf tells them if that is so when nobody else tells anything.
 func (m *Manager) tellIf(r *record, so func() bool) { m.listeners.TellIf(so, r.task()) }
@@ -127,17 +131,18 @@ func (f *follower) follow(ctx context.Context) error {
 		defer cancel()
 		f.m.running.Go(func() { f.m.confirm(confirming) })
 	}
-	for ev, err := range f.m.store.Watch(ctx, keyPrefix, f.at) {
+	for ev, err := range store.WatchText(ctx, f.m.store, keyPrefix, f.at) {
 		switch {
 		case err != nil:
 			return err
 		case ev.Op == store.OpSynced:
-			f.publish(afresh, ev.Entry.Revision)
+			f.publish(afresh, ev.Revision)
 			f.m.attic.replace(past)
 			afresh, past = nil, nil
 		case afresh != nil:
-			f.m.collect(past, ev.Entry)
-			f.load(afresh, ev.Entry)
+			e := ev.Entry()
+			f.m.collect(past, e)
+			f.load(afresh, e)
 		default:
 			f.apply(ev)
 		}
@@ -218,14 +223,14 @@ func (m *Manager) dropIndex() {
 }
 
 // apply takes in a change. Most of those that this program made are known already, and need no decoding.
-func (f *follower) apply(ev store.Event) {
-	at := ev.Entry.Revision
+func (f *follower) apply(ev store.TextEvent) {
+	at := ev.Revision
 	f.at, f.told = at, at
 	if f.pause != 0 {
 		f.pause = 0
 		f.m.health.set(&f.m.health.following, nil)
 	}
-	id, _ := idOf(ev.Entry.Key) // a key that is not that of a task gives none, and fails to decode
+	id, _ := idOf(ev.Key) // a key that is not that of a task gives none, and fails to decode
 	r := f.m.recall(id)
 	if r != nil && r.revision > at {
 		return // the watch has yet to come to what is known
@@ -245,11 +250,11 @@ func (f *follower) apply(ev store.Event) {
 
 // own returns the record that a change has left if it is one that this program has under way, after that which
 // it knows.
-func (f *follower) own(known *record, ev store.Event) *record {
-	if known == nil || known.revision == ev.Entry.Revision || ev.Op != store.OpPut {
+func (f *follower) own(known *record, ev store.TextEvent) *record {
+	if known == nil || known.revision == ev.Revision || ev.Op != store.OpPut {
 		return nil
 	}
-	own := known.sent(ev.Entry)
+	own := known.sent(ev)
 	if own != nil {
 		f.m.learn(own)
 	}
@@ -268,10 +273,10 @@ func (m *Manager) pass(r *record) {
 
 // settle brings the index up to a change that it did not know, and returns the record that it left. If that
 // cannot be read or believed, those who wait for the task learn that it is lost.
-func (m *Manager) settle(id string, ev store.Event) *record {
+func (m *Manager) settle(id string, ev store.TextEvent) *record {
 	var r *record
 	if ev.Op == store.OpPut {
-		r = m.decode(ev.Entry)
+		r = m.decode(ev.Entry())
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -283,11 +288,11 @@ func (m *Manager) settle(id string, ev store.Event) *record {
 	if !gone {
 		x.put(r)
 	}
-	x.book.see(ev.Entry.Revision)
-	if old := x.book.get(id); gone && old != nil && old.revision <= ev.Entry.Revision {
+	x.book.see(ev.Revision)
+	if old := x.book.get(id); gone && old != nil && old.revision <= ev.Revision {
 		x.drop(old)
-		if r == nil && ev.Op == store.OpPut && !m.strangers.has(ev.Entry.Key) {
-			r = old.lost(ev.Entry.Revision)
+		if r == nil && ev.Op == store.OpPut && !m.strangers.has(ev.Key) {
+			r = old.lost(ev.Revision)
 		}
 	}
 	m.checkAlarm()

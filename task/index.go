@@ -10,8 +10,9 @@ import (
 // index knows the tasks that have not ended: which are pending, for whom, and when which one is due.
 // Somebody else has to lock it, except for the book.
 type index struct {
-	book   *book             // one that has ended rests here until the watch has passed it
-	groups map[string]*group // by route
+	book   *book    // one that has ended rests here until the watch has passed it
+	_      [56]byte // who reads the book looks at another cache line than that which changes with every task
+	groups map[route]*group
 	shelf  map[anchor]map[*group]bool
 	size   int     // pending tasks
 	due    ranking // what expires
@@ -42,7 +43,7 @@ const (
 )
 
 func newIndex() *index {
-	return &index{book: newBook(), groups: map[string]*group{}, shelf: map[anchor]map[*group]bool{}}
+	return &index{book: newBook(), groups: map[route]*group{}, shelf: map[anchor]map[*group]bool{}}
 }
 
 // put takes in a record if it is news.
@@ -142,8 +143,8 @@ func (x *index) open(r *record) *group {
 	return g
 }
 
-func (x *index) close(g *group, route string) {
-	delete(x.groups, route)
+func (x *index) close(g *group, of route) {
+	delete(x.groups, of)
 	for _, a := range g.anchors {
 		if delete(x.shelf[a], g); len(x.shelf[a]) == 0 {
 			delete(x.shelf, a)
@@ -243,7 +244,7 @@ func (x *index) heads(p *Profile) cursors {
 type cursors []*cursor
 
 func (c cursors) Len() int           { return len(c) }
-func (c cursors) Less(i, j int) bool { return c[i].compare(c[j].ranked) < 0 }
+func (c cursors) Less(i, j int) bool { return c[i].before(&c[j].ranked) }
 func (c cursors) Swap(i, j int)      { c[i], c[j] = c[j], c[i] }
 func (c *cursors) Push(x any)        { *c = append(*c, x.(*cursor)) }
 func (c *cursors) Pop() any {

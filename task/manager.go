@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/brief"
 	"github.com/converge-agents/converge/internal/listeners"
 	"github.com/converge-agents/converge/store"
 )
@@ -77,7 +78,8 @@ type Manager struct {
 	attic      *attic
 	health     health
 
-	mu      sync.Mutex            // for what is in index, except for the book, and for:
+	mu      brief.Mutex           // for what is in index, except for the book, and for:
+	_       [56]byte              // see brief.Mutex
 	alarm   int64                 // when expireDue wakes up; 0 for never
 	earlier chan struct{}         // tells it that something is due before
 	index   atomic.Pointer[index] // nil unless the store is being followed
@@ -281,7 +283,7 @@ func (m *Manager) Get(ctx context.Context, id string) (Task, error) {
 // Claim assigns a pending task to the profile's agent, for as long as the task's ClaimTTL. Of all who
 // ask, one wins; the others get [ErrNotPending]. A task that the profile does not see is refused with
 // [ErrNotRouted], one that has ended with [ErrTerminal].
-func (m *Manager) Claim(ctx context.Context, id string, p Profile) (Claim, Task, error) {
+func (m *Manager) Claim(ctx context.Context, id string, p Profile) (_ Claim, t Task, _ error) {
 	if p.Agent.IsZero() {
 		return Claim{}, Task{}, taskError("claim", id, invalid("Profile.Agent is not set"))
 	}
@@ -300,7 +302,8 @@ func (m *Manager) Claim(ctx context.Context, id string, p Profile) (Claim, Task,
 	if lapsed {
 		m.counts.retried.Add(1)
 	}
-	return m.claimOf(r), r.copy(), nil
+	r.copyTo(&t)
+	return m.claimOf(r), t, nil
 }
 
 func (m *Manager) claimOf(r *record) Claim {
@@ -336,7 +339,7 @@ func (m *Manager) Heartbeat(ctx context.Context, c Claim) (Claim, error) {
 // End returns [ErrClaimLost] if the claim has expired or the task went to another claim, [ErrTerminal] if the
 // task has ended under this claim (it was ended before, or cancelled), and [ErrUnsigned] or [ErrForged] if the
 // agent has not signed the ending; see [Signer.SignEndings].
-func (m *Manager) End(ctx context.Context, e Ending) (Task, error) {
+func (m *Manager) End(ctx context.Context, e Ending) (t Task, _ error) {
 	r, err := m.end(ctx, &e)
 	if err != nil {
 		return Task{}, taskError(endVerb(e.Status), e.Claim.TaskID, err)
@@ -346,7 +349,8 @@ func (m *Manager) End(ctx context.Context, e Ending) (Task, error) {
 	} else {
 		m.countFailure(r)
 	}
-	return r.copy(), nil
+	r.copyTo(&t)
+	return t, nil
 }
 
 func endVerb(s Status) string {

@@ -1,10 +1,8 @@
 package task
 
 import (
-	"cmp"
 	"slices"
 	"sort"
-	"strings"
 )
 
 // ranking is a set of records in order. It is a list of short sorted runs, so that adding and removing
@@ -23,28 +21,44 @@ type ranked struct {
 	rec          *record
 }
 
-func (a ranked) compare(b ranked) int {
-	if c := cmp.Compare(a.major, b.major); c != 0 {
-		return c
+// before tells whether a has a lesser rank than b.
+func (a *ranked) before(b *ranked) bool {
+	if a.major != b.major {
+		return a.major < b.major
 	}
-	if c := cmp.Compare(a.minor, b.minor); c != 0 {
-		return c
+	if a.minor != b.minor {
+		return a.minor < b.minor
 	}
-	return strings.Compare(a.rec.spec.ID, b.rec.spec.ID)
+	return a.rec.spec.ID < b.rec.spec.ID
 }
 
 // find returns the run that r belongs into, the place in it, and whether it is there.
 func (l *ranking) find(r ranked) (run, place int, found bool) {
-	run = sort.Search(len(l.runs), func(i int) bool {
-		last := l.runs[i][len(l.runs[i])-1]
-		return last.compare(r) >= 0
-	})
-	if run == len(l.runs) {
+	if run = l.run(&r); run == len(l.runs) {
 		return run, 0, false
 	}
-	place, found = slices.BinarySearchFunc(l.runs[run], r, ranked.compare)
-	return run, place, found
+	in := l.runs[run]
+	for low, high := 0, len(in)-1; ; { // the last one is not before r
+		if low == high {
+			return run, low, !r.before(&in[low])
+		}
+		if middle := (low + high) / 2; in[middle].before(&r) {
+			low = middle + 1
+		} else {
+			high = middle
+		}
+	}
 }
+
+// run returns the first run whose last record is not before r.
+func (l *ranking) run(r *ranked) int {
+	if len(l.runs) == 0 || !last(l.runs[0]).before(r) {
+		return 0 // the common case
+	}
+	return 1 + sort.Search(len(l.runs)-1, func(i int) bool { return !last(l.runs[1+i]).before(r) })
+}
+
+func last(run []ranked) *ranked { return &run[len(run)-1] }
 
 // add puts in what is not there.
 func (l *ranking) add(r ranked) {

@@ -1,7 +1,9 @@
 package task
 
 import (
+	"cmp"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -24,7 +26,7 @@ func TestRankingIsSorted(t *testing.T) {
 					model = append(model, e)
 					e.rec, e.minor = anyRecord(), e.minor+step
 				}
-				slices.SortFunc(model, ranked.compare)
+				slices.SortFunc(model, byRank)
 			},
 			"remove": func(t *rapid.T) {
 				from := rapid.IntRange(0, len(model)).Draw(t, "from")
@@ -43,7 +45,7 @@ func TestRankingIsSorted(t *testing.T) {
 					}
 				}
 				if !slices.Equal(got, model) || l.size != len(model) {
-					t.Fatalf("%d of %d entries, in order: %t", len(got), len(model), slices.IsSortedFunc(got, ranked.compare))
+					t.Fatalf("%d of %d entries, in order: %t", len(got), len(model), slices.IsSortedFunc(got, byRank))
 				}
 				if len(model) > 0 && l.first() != model[0].major {
 					t.Fatalf("the first is %d, want %d", l.first(), model[0].major)
@@ -59,3 +61,7 @@ func TestRankingIsSorted(t *testing.T) {
 }
 
 func anyRecord() *record { return &record{fixed: &fixed{spec: Spec{ID: NewID()}}} }
+
+func byRank(a, b ranked) int {
+	return cmp.Or(cmp.Compare(a.major, b.major), cmp.Compare(a.minor, b.minor), strings.Compare(a.rec.spec.ID, b.rec.spec.ID))
+}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unique"
 
 	"github.com/fxamacker/cbor/v2"
 
@@ -43,13 +44,13 @@ type record struct {
 
 // fixed is what never changes of a task, and stays with it from record to record.
 type fixed struct {
-	errand   errand
 	spec     Spec
 	deadline int64
 	created  int64
 	key      string // in the store
 	encoded  []byte // the second map of the record
-	route    string // equal for tasks that the same profiles see
+	route    route  // equal for tasks that the same profiles see
+	errand   errand
 }
 
 // outcome is what a task that has ended left, or the last attempt at it.
@@ -62,8 +63,12 @@ type outcome struct {
 
 // newRecord makes the record of a task that is yet to be stored.
 func newRecord(spec Spec, now int64) *record {
+	key := store.Key(folder, spec.ID)
+	if id := key[len(keyPrefix):]; id == spec.ID {
+		spec.ID = id // one text in memory is enough for both
+	}
 	f := newFixed(spec, spec.submission())
-	f.created, f.key = now, store.Key(folder, spec.ID)
+	f.created, f.key = now, key
 	r := &record{fixed: f, status: Pending, updated: now}
 	if ready := fromTime(spec.NotBefore); ready > now {
 		r.ready = ready
@@ -75,22 +80,31 @@ func newFixed(spec Spec, encoded []byte) *fixed {
 	return &fixed{spec: spec, deadline: fromTime(spec.Deadline), encoded: encoded, route: routeOf(&spec)}
 }
 
-// task returns the task, which shares its slices with r.
-func (r *record) task() Task {
-	t := Task{
-		Spec: r.spec, Status: r.status, Claimant: r.claimant, Epoch: r.epoch, ClaimExpires: toTime(r.expires),
-		CreatedAt: toTime(r.created), UpdatedAt: toTime(r.updated), ReadyAt: toTime(r.ready),
-		Attempts: int(r.attempts), DeadLetter: r.dead, Revision: r.revision,
-	}
+// showTo fills in a zero task, which shares its slices with r.
+func (r *record) showTo(t *Task) {
+	t.Spec, t.Status, t.Claimant, t.Epoch = r.spec, r.status, r.claimant, r.epoch
+	t.ClaimExpires, t.CreatedAt, t.UpdatedAt, t.ReadyAt = toTime(r.expires), toTime(r.created), toTime(r.updated), toTime(r.ready)
+	t.Attempts, t.DeadLetter, t.Revision = int(r.attempts), r.dead, r.revision
 	if o := r.outcome; o != nil {
 		t.Result, t.ResultType, t.Error, t.ResultProof = o.result, o.resultType, o.reason, o.proof
 	}
+}
+
+// task returns the task, which shares its slices with r.
+func (r *record) task() (t Task) {
+	r.showTo(&t)
 	return t
 }
 
 // copy returns the task for somebody who may change it.
-func (r *record) copy() Task {
-	t := r.task()
+func (r *record) copy() (t Task) {
+	r.copyTo(&t)
+	return t
+}
+
+// copyTo fills in a zero task for somebody who may change it.
+func (r *record) copyTo(t *Task) {
+	r.showTo(t)
 	buf := make([]byte, 0, len(t.Params)+len(t.Result)+len(t.Proof)+len(t.ResultProof))
 	for _, own := range []*[]byte{(*[]byte)(&t.Params), &t.Result, &t.Proof, &t.ResultProof} {
 		if *own != nil {
@@ -104,7 +118,6 @@ func (r *record) copy() Task {
 		copy(own, t.Capabilities)
 		t.Capabilities = own
 	}
-	return t
 }
 
 // idOf returns the task that a key belongs to.
@@ -462,7 +475,10 @@ func must[T any](mode T, err error) T {
 	return mode
 }
 
-// routeOf names a kind and routing: no part of it holds the separator.
-func routeOf(s *Spec) string {
-	return s.Kind + "\n" + s.Pool + "\n" + s.Topic.String() + "\n" + strings.Join(s.Capabilities, "\n")
+// route names a kind and routing. All tasks of one share its text.
+type route = unique.Handle[string]
+
+// routeOf names the routing of a task: no part of it holds the separator.
+func routeOf(s *Spec) route {
+	return unique.Make(s.Kind + "\n" + s.Pool + "\n" + s.Topic.String() + "\n" + strings.Join(s.Capabilities, "\n"))
 }

@@ -42,7 +42,8 @@ type Request struct {
 // from many goroutines at once.
 type Approver interface {
 	// Approve returns nil if the call may run, once. It may wait for somebody to decide, and has to return
-	// soon after ctx ends. The text of its error reaches the agent.
+	// soon after ctx ends. The text of its error reaches the agent and the log. One that wraps [ErrCancelled]
+	// says that the approver ends before anybody has decided; all others mean no.
 	Approve(ctx context.Context, r Request) error
 }
 
@@ -64,6 +65,8 @@ func (t *gate) approve(ctx context.Context, r Request) *Error {
 	switch {
 	case ctx.Err() != nil:
 		return t.error(ErrCancelled, context.Cause(ctx))
+	case errors.Is(err, ErrCancelled):
+		return t.error(ErrCancelled, err)
 	case err != nil:
 		t.guard.log.WarnContext(ctx, "tool call not approved", "agent", t.guard.agent, "tool", t.name, "error", err)
 		return t.error(ErrNotApproved, err)

@@ -2,24 +2,23 @@ package changes
 
 import (
 	"context"
+	"runtime"
 	"slices"
 	"strings"
-	"sync"
 
+	"github.com/converge-agents/converge/internal/brief"
 	"github.com/converge-agents/converge/store"
 )
 
-// Bounds of one turn with the lock: changes handed to a watcher, and changes looked at.
-const (
-	batchLength = 1024
-	scanLength  = 8192
-)
+// batchLength is the most changes that a watcher takes in one turn with the lock, which those who write wait for.
+const batchLength = 64
 
 // Log holds the latest changes of a store; [New] makes one. All methods are safe for concurrent use.
 type Log struct {
 	closed chan struct{} // closed under mu
 
-	mu       sync.Mutex
+	mu       brief.Mutex
+	_        [56]byte // see brief.Mutex
 	ring     ring
 	expected store.Revision // changes up to here happened or are happening
 	waiting  []*waiter
@@ -107,6 +106,9 @@ func (l *Log) Follow(ctx context.Context, prefix string, after store.Revision, e
 			return err
 		}
 		for _, change := range batch {
+			if !strings.HasPrefix(change.Key, prefix) {
+				continue
+			}
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
@@ -115,10 +117,10 @@ func (l *Log) Follow(ctx context.Context, prefix string, after store.Revision, e
 			}
 		}
 		clear(batch)
-		if len(batch) == 0 {
-			if err := l.wait(ctx, w); err != nil {
-				return err
-			}
+		if len(batch) > 0 {
+			runtime.Gosched() // those who write go on, and there is more to take in one turn
+		} else if err := l.wait(ctx, w); err != nil {
+			return err
 		}
 	}
 	return context.Cause(ctx)
@@ -130,8 +132,8 @@ func (l *Log) unknown(after store.Revision) bool {
 	return l.end == nil && after > l.expected
 }
 
-// read appends changes after w.seen to batch and moves w.seen past them. An empty batch does not mean
-// that there are no more.
+// read appends changes after w.seen to batch, whatever their keys, and moves w.seen past them. An empty batch does
+// not mean that there are no more.
 func (l *Log) read(w *waiter, batch []*Change) ([]*Change, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -141,12 +143,9 @@ func (l *Log) read(w *waiter, batch []*Change) ([]*Change, error) {
 	if w.seen+1 < l.ring.first {
 		return nil, store.ErrCompacted
 	}
-	end := min(l.ring.next, w.seen+1+scanLength)
-	for w.seen+1 < end && len(batch) < batchLength {
+	for w.seen+1 < l.ring.next && len(batch) < batchLength {
 		w.seen++
-		if change := l.ring.at(w.seen); strings.HasPrefix(change.Key, w.prefix) {
-			batch = append(batch, change)
-		}
+		batch = append(batch, l.ring.at(w.seen).Change)
 	}
 	return batch, nil
 }

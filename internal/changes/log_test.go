@@ -1,6 +1,7 @@
 package changes_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -143,6 +144,30 @@ func TestOnlyTheFirstCloseCounts(t *testing.T) {
 		f.want(t, first)
 		follow(t.Context(), l, "", 9).want(t, first)
 	})
+}
+
+// TestPutCopiesTheValue covers values in one piece with their change, and larger ones.
+func TestPutCopiesTheValue(t *testing.T) {
+	for _, size := range []int{0, 1, 71, 72, 73, 183, 184, 185, 100000} {
+		value := bytes.Repeat([]byte("v"), size)
+		c, want := changes.Put("key", value), string(value)
+		clear(value)
+		e := c.Entry()
+		if e.Key != "key" || string(e.Value) != want || e.Value == nil || c.Deleted || c.Size() != int64(3+size) {
+			t.Errorf("Put of %d bytes gives %.80v", size, e)
+		}
+		if cap(c.Value) != size {
+			t.Errorf("a value of %d bytes has room for %d", size, cap(c.Value))
+		}
+		c.Revision = 7
+		if got := c.TextEvent(); got != (store.TextEvent{Op: store.OpPut, Key: "key", Value: want, Revision: 7}) {
+			t.Errorf("the change of %d bytes is told as %.80v", size, got)
+		}
+	}
+	gone := changes.Change{Key: "a", Revision: 2, Deleted: true}
+	if got := gone.TextEvent(); got != (store.TextEvent{Op: store.OpDelete, Key: "a", Revision: 2}) || got.Entry().Value != nil {
+		t.Errorf("a deletion is told as %v", got)
+	}
 }
 
 func TestEventsAreCopies(t *testing.T) {

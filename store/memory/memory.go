@@ -1,6 +1,7 @@
 // Package memory is a [store.Store] that lives in the process and is gone with it.
 //
-// A map finds entries and a B+-tree holds their order. A List and the snapshot of a Watch take the tree
+// Maps find entries, each those of some keys and with a lock of its own, and a B+-tree holds their order. One lock
+// that is held for a moment makes of all changes one history. A List and the snapshot of a Watch take the tree
 // as it is at no cost; later changes copy the few nodes that they touch and set aside the values that
 // they replace. So a slow loop never holds up a writer and never sees half a change, and listing a
 // prefix costs what lies under it, whatever else is stored.
@@ -17,14 +18,15 @@ import (
 	"context"
 	"fmt"
 	"iter"
-	"sync"
+	"sync/atomic"
 
+	"github.com/converge-agents/converge/internal/brief"
 	"github.com/converge-agents/converge/internal/changes"
 	"github.com/converge-agents/converge/store"
 )
 
 // Config bounds what a store holds. Bytes count keys and values; the bookkeeping of an entry adds
-// some 200 bytes to them. The zero Config is a good default.
+// 220 to 330 bytes to them. The zero Config is a good default.
 type Config struct {
 	MaxEntries int   // entries; 0 means 4,194,304. Beyond it Put creates nothing and returns store.ErrFull.
 	MaxBytes   int64 // bytes of entries; 0 means 1 GiB. A Put that grows them beyond it returns store.ErrFull.
@@ -50,30 +52,23 @@ func (c Config) withDefaults() (Config, error) {
 type Store struct {
 	config Config
 	log    *changes.Log
+	shards *shards
 
-	mu        sync.Mutex
-	slots     map[string]*slot
-	tree      tree // of all slots
+	mu        brief.Mutex // for what follows, and what is in slots; who holds it waits for no shard
+	_         [56]byte    // see brief.Mutex
+	tree      tree        // of all slots
+	entries   int
 	bytes     int64
 	last      store.Revision
 	snapshots []*snapshot // that are being read
-	closed    bool
+	closed    atomic.Bool // which may be read without
 }
 
 var (
-	_ store.Store  = (*Store)(nil)
-	_ store.Seeker = (*Store)(nil)
+	_ store.Store       = (*Store)(nil)
+	_ store.Seeker      = (*Store)(nil)
+	_ store.TextWatcher = (*Store)(nil)
 )
-
-// slot is where the current item of a key rests; that of a deleted key stays with the snapshots that
-// show it.
-type slot struct {
-	key  string
-	item *item
-}
-
-// item is one change. It is never altered, so slots, log and snapshots share it.
-type item = changes.Change
 
 // New makes an empty store.
 func New(config Config) (*Store, error) {
@@ -82,7 +77,7 @@ func New(config Config) (*Store, error) {
 		return nil, err
 	}
 	log := changes.New(config.MaxLog, config.MaxLogBytes, 0)
-	return &Store{config: config, log: log, slots: map[string]*slot{}, tree: newTree()}, nil
+	return &Store{config: config, log: log, shards: newShards(), tree: newTree()}, nil
 }
 
 // Get implements [store.Store].
@@ -98,15 +93,13 @@ func (s *Store) get(ctx context.Context, key string) (*item, error) {
 	if err := check(ctx, key); err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return nil, store.ErrClosed
+	in := s.shards.of(key)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if place := in.slots[key]; place != nil && !s.closed.Load() {
+		return place.item, nil
 	}
-	if found := s.slots[key]; found != nil {
-		return found.item, nil
-	}
-	return nil, store.ErrNotFound
+	return nil, s.missing(key, store.ErrNotFound)
 }
 
 // Put implements [store.Store].
@@ -125,50 +118,80 @@ func (s *Store) put(ctx context.Context, key string, value []byte, rev store.Rev
 	if err := store.CheckValue(value); err != nil {
 		return 0, err
 	}
-	next := &item{Key: key, Value: changes.Clone(value)}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return 0, store.ErrClosed
-	}
+	next := changes.Put(key, value)
+	in := s.shards.of(key)
+	in.mu.Lock()
+	defer in.mu.Unlock()
 	if rev == 0 {
-		return s.create(next)
+		return s.create(in, next)
 	}
-	return s.replace(next, rev)
+	return s.replace(in, next, rev)
 }
 
-func (s *Store) create(next *item) (store.Revision, error) {
-	if s.slots[next.Key] != nil {
-		return 0, store.ErrConflict
+func (s *Store) create(in *shard, next *item) (store.Revision, error) {
+	if in.slots[next.Key] != nil {
+		return 0, s.unlessClosed(store.ErrConflict)
 	}
-	if len(s.slots) >= s.config.MaxEntries {
-		return 0, fmt.Errorf("%w: it holds %d entries, the most allowed", store.ErrFull, len(s.slots))
+	if err := store.CheckKey(next.Key); err != nil {
+		return 0, err
+	}
+	place := &slot{key: next.Key}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.entries >= s.config.MaxEntries {
+		return 0, fmt.Errorf("%w: it holds %d entries, the most allowed", store.ErrFull, s.entries)
 	}
 	if err := s.grow(next.Size()); err != nil {
 		return 0, err
 	}
-	place := &slot{key: next.Key}
-	s.slots[next.Key] = place
+	s.entries++
+	in.slots[next.Key] = place
 	s.tree.insert(place)
 	s.record(place, next)
 	return next.Revision, nil
 }
 
-func (s *Store) replace(next *item, rev store.Revision) (store.Revision, error) {
-	place := s.slots[next.Key]
-	if place == nil || place.item.Revision != rev {
-		return 0, store.ErrConflict
+func (s *Store) replace(in *shard, next *item, rev store.Revision) (store.Revision, error) {
+	place := in.slots[next.Key]
+	if place == nil {
+		return 0, s.missing(next.Key, store.ErrConflict)
 	}
-	if err := s.grow(next.Size() - place.item.Size()); err != nil {
-		return 0, err
+	if place.revision != rev {
+		return 0, s.unlessClosed(store.ErrConflict)
 	}
 	next.Key = place.key // the caller's copy can go
+	by := next.Size() - place.size
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.grow(by); err != nil {
+		return 0, err
+	}
 	s.record(place, next)
 	return next.Revision, nil
 }
 
-// grow accounts for more bytes of entries; fewer are always fine.
+// missing returns what is wrong with a call whose key was not found: err, unless the key is one that cannot be, or
+// the store has let go of its entries.
+func (s *Store) missing(key string, err error) error {
+	if invalid := store.CheckKey(key); invalid != nil {
+		return invalid
+	}
+	return s.unlessClosed(err)
+}
+
+// unlessClosed returns err while the store is open.
+func (s *Store) unlessClosed(err error) error {
+	if s.closed.Load() {
+		return store.ErrClosed
+	}
+	return err
+}
+
+// grow accounts for more bytes of entries; fewer are always fine while the store is open.
 func (s *Store) grow(by int64) error {
+	if s.closed.Load() {
+		return store.ErrClosed
+	}
 	if by > 0 && s.bytes+by > s.config.MaxBytes {
 		return fmt.Errorf("%w: it holds %d bytes of the %d allowed", store.ErrFull, s.bytes, s.config.MaxBytes)
 	}
@@ -188,34 +211,37 @@ func (s *Store) delete(ctx context.Context, key string, rev store.Revision) erro
 	if err := check(ctx, key); err != nil {
 		return err
 	}
+	in := s.shards.of(key)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	place := in.slots[key]
+	if place == nil {
+		return s.missing(key, store.ErrNotFound)
+	}
+	if place.revision != rev {
+		return s.unlessClosed(store.ErrConflict)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
-		return store.ErrClosed
+	if err := s.grow(-place.size); err != nil {
+		return err
 	}
-	place := s.slots[key]
-	if place == nil {
-		return store.ErrNotFound
-	}
-	if place.item.Revision != rev {
-		return store.ErrConflict
-	}
-	s.bytes -= place.item.Size()
-	delete(s.slots, key)
+	s.entries--
+	delete(in.slots, key)
 	s.tree.remove(key)
 	s.record(place, &item{Key: place.key, Deleted: true})
 	return nil
 }
 
 // record makes a change: gives it its revision, puts it in its place, logs it and wakes the watchers
-// that it concerns.
+// that it concerns. It wants mu held, and that of the place's shard.
 func (s *Store) record(place *slot, change *item) {
 	if place.item != nil {
 		s.preserve(place)
 	}
 	s.last++
 	change.Revision = s.last
-	place.item = change
+	place.item, place.revision, place.size = change, s.last, change.Size()
 	s.log.Add(change)
 }
 
@@ -228,7 +254,7 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[store.Entry, 
 func (s *Store) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[store.Entry, error] {
 	return changes.Sequence(
 		func(emit func(store.Entry) bool) error {
-			_, err := s.each(ctx, prefix, after, emit)
+			_, err := s.each(ctx, prefix, after, func(shown *item) bool { return emit(shown.Entry()) })
 			return err
 		},
 		func(err error) error { return prefixError("list", prefix, err) },
@@ -237,19 +263,28 @@ func (s *Store) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[s
 
 // Close implements [store.Store]. A loop over List that is under way still gets its snapshot.
 func (s *Store) Close() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closed = true
-	s.slots, s.tree = nil, tree{}
-	s.log.Close(store.ErrClosed)
+	s.end()
+	s.shards.clear()
 	return nil
 }
 
+func (s *Store) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed.Store(true)
+	s.tree, s.entries = tree{}, 0
+	s.log.Close(store.ErrClosed)
+}
+
+// check reports whether a call may look for a key, which may turn out to be an invalid one that is not there.
 func check(ctx context.Context, key string) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return store.CheckKey(key)
+	if len(key) > store.MaxKey {
+		return store.CheckKey(key)
+	}
+	return nil
 }
 
 func keyError(op, key string, err error) error {

@@ -40,6 +40,62 @@ func TestStore(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) store.Store { return open(t, memory.Config{}) })
 }
 
+// texts is a store that is watched by text.
+type texts struct{ *memory.Store }
+
+func (s texts) Watch(ctx context.Context, prefix string, after store.Revision) iter.Seq2[store.Event, error] {
+	return func(yield func(store.Event, error) bool) {
+		for ev, err := range s.WatchText(ctx, prefix, after) {
+			if !yield(store.Event{Op: ev.Op, Entry: ev.Entry()}, err) {
+				return
+			}
+		}
+	}
+}
+
+func TestStoreThatIsWatchedByText(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) store.Store { return texts{open(t, memory.Config{})} })
+	storetest.RunCompaction(t, func(t *testing.T) store.Store { return texts{open(t, memory.Config{MaxLog: 16})} })
+}
+
+// plain is a store that hands out no text.
+type plain struct{ store.Store }
+
+// TestWatchTextOfAnyStore compares what a store tells by itself with what is made of its events.
+func TestWatchTextOfAnyStore(t *testing.T) {
+	s := open(t, memory.Config{})
+	rev := mustPut(t, s, "a/1", "one", 0)
+	mustPut(t, s, "b", "else", 0)
+	rev = mustPut(t, s, "a/1", "", rev)
+	if err := s.Delete(t.Context(), "a/1", rev); err != nil {
+		t.Fatal(err)
+	}
+	mustPut(t, s, "a/2", "two", 0)
+	for after, want := range map[store.Revision]string{
+		0: "[{put a/2 two 5} {synced   5}]", 1: "[{put a/1  3} {delete a/1  4} {put a/2 two 5}]", 6: "[compacted]",
+	} {
+		for _, watched := range []store.Store{s, plain{s}} {
+			if got := fmt.Sprint(texted(watched, after)); got != want {
+				t.Errorf("after %d, %T tells %v, want %v", after, watched, got, want)
+			}
+		}
+	}
+}
+
+// texted returns what is told up to revision 5.
+func texted(s store.Store, after store.Revision) (told []any) {
+	for ev, err := range store.WatchText(context.Background(), s, "a/", after) {
+		if errors.Is(err, store.ErrCompacted) {
+			return append(told, "compacted")
+		}
+		told = append(told, ev)
+		if err != nil || ev.Revision == 5 && (after > 0 || ev.Op == store.OpSynced) {
+			return told
+		}
+	}
+	return told
+}
+
 func TestCompaction(t *testing.T) {
 	for name, config := range map[string]memory.Config{
 		"ByLength": {MaxLog: 16},

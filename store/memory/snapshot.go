@@ -21,7 +21,7 @@ type snapshot struct {
 
 // each hands out the entries under prefix and behind after as they are now, until emit returns false, and returns the
 // revision of that moment.
-func (s *Store) each(ctx context.Context, prefix, after string, emit func(store.Entry) bool) (store.Revision, error) {
+func (s *Store) each(ctx context.Context, prefix, after string, emit func(*item) bool) (store.Revision, error) {
 	begin, err := store.Begin(prefix, after)
 	if err != nil {
 		return 0, err
@@ -48,12 +48,12 @@ func (s *Store) each(ctx context.Context, prefix, after string, emit func(store.
 }
 
 // emit hands out what a snapshot shows in some places, and tells whether more is wanted.
-func (s *Store) emit(ctx context.Context, snap *snapshot, places []*slot, emit func(store.Entry) bool) (bool, error) {
+func (s *Store) emit(ctx context.Context, snap *snapshot, places []*slot, emit func(*item) bool) (bool, error) {
 	for _, shown := range s.shown(snap, places) {
 		if ctx.Err() != nil {
 			return false, context.Cause(ctx)
 		}
-		if !emit(shown.Entry()) {
+		if !emit(shown) {
 			return false, nil
 		}
 	}
@@ -67,7 +67,7 @@ func (s *Store) shown(snap *snapshot, places []*slot) []*item {
 	items := make([]*item, len(places))
 	for i, place := range places {
 		items[i] = place.item
-		if place.item.Revision > snap.revision {
+		if place.revision > snap.revision {
 			items[i] = snap.replaced[place]
 		}
 	}
@@ -81,7 +81,7 @@ func (s *Store) snapshot(ctx context.Context) (*snapshot, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
+	if s.closed.Load() {
 		return nil, store.ErrClosed
 	}
 	snap := &snapshot{tree: s.tree.share(), revision: s.last, replaced: map[*slot]*item{}}
@@ -99,7 +99,7 @@ func (s *Store) release(snap *snapshot) {
 // wants mu held.
 func (s *Store) preserve(place *slot) {
 	for _, snap := range s.snapshots {
-		if place.item.Revision <= snap.revision {
+		if place.revision <= snap.revision {
 			snap.replaced[place] = place.item
 		}
 	}

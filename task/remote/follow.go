@@ -78,6 +78,10 @@ func (c *Client) Visible(p task.Profile, limit int) []task.Task {
 // meanwhile comes at once.
 const pollPause = 20 * time.Millisecond
 
+// firstTimeout is how long the first poll waits. It is often sent before the host is there, or before the two
+// know each other's keys, and then not answered.
+const firstTimeout = 500 * time.Millisecond
+
 // follow polls the host until ctx is done.
 func (c *Client) follow(ctx context.Context) {
 	b, err := c.bound()
@@ -85,12 +89,16 @@ func (c *Client) follow(ctx context.Context) {
 		return
 	}
 	var failed, idle pause
-	for ctx.Err() == nil {
-		wait := MaxPark
-		if failed != 0 || c.isDown() { // is the host back?
+	for heard := false; ctx.Err() == nil; {
+		wait, patience := MaxPark, c.config.Timeout
+		if !heard || failed != 0 || c.isDown() { // is the host there?
 			wait = 0
 		}
-		came, err := c.poll(ctx, b, wait)
+		if !heard && failed == 0 {
+			patience = min(patience, firstTimeout)
+		}
+		came, err := c.poll(ctx, b, wait, patience)
+		heard = heard || err == nil
 		switch {
 		case ctx.Err() != nil || errors.Is(err, errRestart):
 		case err != nil:
@@ -144,12 +152,13 @@ func (c *Client) report(ctx context.Context, b *Binding, p pause, err error) {
 // errRestart ends a poll that will not be answered.
 var errRestart = errors.New("the host is another process now")
 
-// poll asks the host what is new, and tells it to those who are attached.
-func (c *Client) poll(ctx context.Context, b *Binding, wait time.Duration) (outcome, error) {
+// poll asks the host what is new within wait, and tells it to those who are attached. The answer may take patience
+// longer than that.
+func (c *Client) poll(ctx context.Context, b *Binding, wait, patience time.Duration) (outcome, error) {
 	polling, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	q, known := c.question(b, wait, func() { cancel(errRestart) })
-	a, err := c.attempt(polling, b, q, wait+c.config.Timeout)
+	a, err := c.attempt(polling, b, q, wait+patience)
 	if errors.Is(context.Cause(polling), errRestart) {
 		return nothing, errRestart
 	}

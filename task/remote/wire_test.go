@@ -229,7 +229,7 @@ func FuzzReply(f *testing.F) {
 			t.Fatal(err)
 		}
 		defer c.listenNowhere()()
-		c.poll(t.Context(), c.binding, 0)
+		c.poll(t.Context(), c.binding, 0, c.config.Timeout)
 		for _, o := range requestSamples()[0].ops {
 			if r := c.Do(t.Context(), []Op{o})[0]; r.Err == nil && r.Task.ID == "" && o.Kind != OpHeartbeat {
 				t.Fatalf("%v of no task has been done", o.Kind)

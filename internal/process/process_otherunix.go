@@ -1,14 +1,19 @@
 //go:build unix && !linux
 
-package command
+package process
 
-import "os/exec"
+import (
+	"os/exec"
+	"syscall"
+)
 
 // wait waits for the leader's exit and kills what is left of the group. The leader has been reaped by
 // then; its number is in use as long as the group is not empty.
-func (g *group) wait(cmd *exec.Cmd) error {
+func (g *Group) wait(cmd *exec.Cmd) error {
 	err := cmd.Wait()
-	g.kill()
+	g.Kill()
 	g.leave()
 	return err
 }
+
+func dieWithParent(*syscall.SysProcAttr) {}

@@ -1,0 +1,43 @@
+//go:build darwin || freebsd || linux || netbsd || openbsd
+
+package control
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+)
+
+// checkDir refuses a directory in which others could put a socket of their own.
+func checkDir(dir string) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if info.Mode().Perm()&0o022 != 0 {
+		return &hinted{fmt.Errorf("others may write to the state directory %q", dir), fmt.Sprintf("chmod go-w %q", dir)}
+	}
+	return nil
+}
+
+// lock takes the lock file, which stays, and returns what gives it back. The lock ends with the process.
+func lock(path, _ string) (unlock func() error, err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EINTR) {
+			break
+		}
+	}
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		err = ErrInUse
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f.Close, nil
+}

@@ -1,0 +1,7 @@
+//go:build !(darwin || freebsd || linux)
+
+package control
+
+import "net"
+
+func peerOf(*net.UnixConn) (peer, error) { return peer{}, errNoPeer }

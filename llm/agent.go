@@ -1,0 +1,523 @@
+package llm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/converge-agents/converge"
+	"github.com/converge-agents/converge/discovery"
+	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/message"
+	"github.com/converge-agents/converge/taint"
+	"github.com/converge-agents/converge/task"
+)
+
+// Agent lets a model decide. It claims the tasks of its capabilities, and holds one conversation with the model about
+// each, and one for each peer that writes to it.
+//
+// The model thinks beside the agent's turns: Decide hands over what has come, and collects what the model wants done.
+// While it thinks, the agent renews its claims. It is a converge.Agent, Starter, Stopper, Waker and Checkpointer.
+type Agent struct {
+	config Config
+	log    *slog.Logger
+	ledger *ledger
+	tools  map[string]known // by their names for models
+	byName map[string]identity.ID
+	names  map[identity.ID]string
+	offset uint64
+	wake   func()
+
+	ctx      context.Context // of the model's calls; ends with the agent
+	cancel   context.CancelCauseFunc
+	thinking sync.WaitGroup
+	asking   atomic.Int64 // calls under way, those included that are no longer wanted
+
+	// Only the agent's goroutine uses these.
+	tasks    map[string]*conversation // by the task's ID
+	threads  map[identity.ID]*conversation
+	subtasks map[string]*conversation
+	running  map[string]*slot // tool calls, by CallID
+	calls    uint64           // tool calls so far
+	sends    []sending        // of the last turn
+	claiming int              // claims of the last turn
+	unproven []unproven
+	draining bool
+
+	mu       sync.Mutex
+	thoughts []thought
+	stats    Stats
+}
+
+// known is a tool that the model may call.
+type known struct {
+	name  string
+	shown Tool
+}
+
+// sending is a message of which it is not known yet whether it went out.
+type sending struct {
+	draft message.Draft
+	slot  *slot
+}
+
+// unproven is a result whose signer is not known yet.
+type unproven struct {
+	task  task.Task
+	until time.Time
+}
+
+// New checks the configuration and returns an agent. It asks no model.
+func New(c Config) (*Agent, error) {
+	if err := c.check(); err != nil {
+		return nil, fmt.Errorf("llm.Config.%w", err)
+	}
+	c.setDefaults()
+	a := &Agent{
+		config: c, log: c.Logger.With("agent", c.Name), ledger: newLedger(c.TaskBudget, c.DayBudget, c.Price), wake: func() {},
+		tools: map[string]known{}, byName: map[string]identity.ID{}, names: map[identity.ID]string{},
+		tasks: map[string]*conversation{}, threads: map[identity.ID]*conversation{}, subtasks: map[string]*conversation{},
+		running: map[string]*slot{},
+	}
+	for _, b := range c.ID[:8] {
+		a.offset = a.offset<<8 | uint64(b)
+	}
+	for _, p := range c.Peers {
+		a.byName[p.Name], a.names[p.ID] = p.ID, p.Name
+	}
+	a.ctx, a.cancel = context.WithCancelCause(context.Background())
+	return a, a.addTools()
+}
+
+func (a *Agent) addTools() error {
+	if len(a.config.Allowlist) == 0 {
+		return nil
+	}
+	if a.config.Tools == nil {
+		return errors.New("llm.Config.Tools: required with Allowlist")
+	}
+	names, err := nameTools(a.config.Allowlist, builtins)
+	if err != nil {
+		return fmt.Errorf("llm.Config.Allowlist: %w", err)
+	}
+	for short, name := range names {
+		shown, err := toolFor(a.config.Tools, name, short)
+		if err != nil {
+			return fmt.Errorf("llm.Config.Allowlist: %w", err)
+		}
+		a.tools[short] = known{name, shown}
+	}
+	return nil
+}
+
+// Capabilities returns what a runtime has to announce for the agent.
+func (a *Agent) Capabilities() []discovery.Capability {
+	var all []discovery.Capability
+	for _, name := range a.Kinds() {
+		all = append(all, discovery.Capability{Name: name})
+	}
+	return all
+}
+
+// Kinds returns the kinds of tasks that the agent works on, for converge.Config.TaskKinds.
+func (a *Agent) Kinds() []string {
+	var names []string
+	for name := range a.config.Capabilities {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// SetWake implements converge.Waker.
+func (a *Agent) SetWake(wake func()) { a.wake = wake }
+
+// OnStart implements converge.Starter.
+func (a *Agent) OnStart(context.Context) error { return nil }
+
+// Checkpoint implements converge.Checkpointer: what the day and the conversations have used.
+func (a *Agent) Checkpoint() ([]byte, error) { return a.ledger.encode(), nil }
+
+// Restore implements converge.Checkpointer. Conversations begin anew; what they have used counts.
+func (a *Agent) Restore(state []byte) error { return a.ledger.decode(state) }
+
+var errStopping = errors.New("the agent is stopping")
+
+// OnStop implements converge.Stopper: it ends the calls of the model and waits for them.
+func (a *Agent) OnStop(ctx context.Context) error {
+	a.cancel(errStopping)
+	done := make(chan struct{})
+	go func() { a.thinking.Wait(); close(done) }()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the model: %w", context.Cause(ctx))
+	}
+}
+
+// turn is the work of one Decide.
+type turn struct {
+	now       time.Time
+	decisions []converge.Decision
+}
+
+func (t *turn) do(d converge.Decision) { t.decisions = append(t.decisions, d) }
+
+// Decide implements converge.Agent.
+func (a *Agent) Decide(_ context.Context, in converge.Turn) ([]converge.Decision, error) {
+	t := &turn{now: time.Now()}
+	a.draining = in.Draining
+	a.claiming = 0
+	a.takeFailures(t, in.Failures)
+	a.confirmSends()
+	a.takeResults(in.Results)
+	a.takeEnded(in.Ended, t.now)
+	a.takeClaimed(t, in.Claimed)
+	a.takeMessages(in.Messages, t.now)
+	a.takeThoughts(t)
+	a.keepTime(t)
+	a.advance(t)
+	if !in.Draining {
+		a.claim(t, in.Tasks)
+	}
+	if len(a.sends) > 0 { // the next turn tells what became of them
+		a.wake()
+	}
+	if pause := a.pause(t.now); pause > 0 {
+		t.do(converge.Wake{After: pause})
+	}
+	return t.decisions, nil
+}
+
+// takeFailures deals with decisions of the last turn that could not be carried out.
+func (a *Agent) takeFailures(t *turn, failures []converge.Failure) {
+	for _, f := range failures {
+		switch d := f.Decision.(type) {
+		case converge.SendMessage:
+			a.sendFailed(d.Draft, f.Err)
+		case converge.InvokeTool:
+			if s := a.running[d.CallID]; s != nil {
+				delete(a.running, d.CallID)
+				s.fill("The tool was not run: "+publicReason(f.Err.Error()), true)
+			}
+		case converge.SubmitTask:
+			if c := a.subtasks[d.Spec.ID]; c != nil {
+				a.endSubtask(d.Spec.ID, "The task was not submitted: "+publicReason(f.Err.Error()), true)
+			}
+		case converge.ReportTask:
+			if errors.Is(f.Err, task.ErrInvalid) {
+				t.do(converge.FailTask{TaskID: d.TaskID, Reason: "the result is none that a task can have"})
+			} else {
+				endAgain(t, d, f.Err)
+			}
+		case converge.FailTask:
+			endAgain(t, d, f.Err)
+		case converge.RenewClaim:
+			a.renewFailed(t, d.TaskID, f.Err)
+		}
+	}
+}
+
+// endAgain tries once more to end a task, unless it is no longer ours.
+func endAgain(t *turn, d converge.Decision, err error) {
+	if !isLost(err) && !errors.Is(err, task.ErrInvalid) {
+		t.do(d)
+	}
+}
+
+func isLost(err error) bool { return task.IsLost(err) || errors.Is(err, converge.ErrNotHeld) }
+
+func (a *Agent) sendFailed(d message.Draft, err error) {
+	for i, s := range a.sends {
+		if s.draft.To == d.To && s.draft.TaskID == d.TaskID && bytes.Equal(s.draft.Body, d.Body) {
+			s.slot.fill("The message was not sent: "+publicReason(err.Error()), true)
+			a.sends = slices.Delete(a.sends, i, i+1)
+			return
+		}
+	}
+}
+
+// confirmSends tells the model that the messages of the last turn went out: those that did not have been taken out.
+func (a *Agent) confirmSends() {
+	for _, s := range a.sends {
+		s.slot.fill("sent", false)
+	}
+	a.sends = nil
+}
+
+func (a *Agent) renewFailed(t *turn, id string, err error) {
+	c := a.tasks[id]
+	if c == nil {
+		return
+	}
+	if isLost(err) {
+		a.log.Warn("the claim is lost, or the task was cancelled; its conversation ends", "task", id, "error", err)
+		a.drop(t, c)
+		return
+	}
+	c.renewAt = t.now.Add(min(c.ttl/10, time.Second))
+}
+
+// takeResults hands results of tools to the conversations that they are for.
+func (a *Agent) takeResults(results []converge.ToolResult) {
+	for _, r := range results {
+		s := a.running[r.CallID]
+		delete(a.running, r.CallID)
+		if s == nil || s.c.over {
+			continue
+		}
+		s.c.taint = s.c.taint.Union(r.Taint).With(taint.Tool(r.Tool))
+		if r.Err != nil {
+			s.fill(fence(fmt.Sprintf("error of the tool %q", r.Tool), r.Err.Error(), a.config.MaxData), true)
+			continue
+		}
+		s.fill(fence(fmt.Sprintf("output of the tool %q", r.Tool), string(r.Output.Data), a.config.MaxData), false)
+	}
+}
+
+// proofPatience is how long a result waits for the key of the agent that signed it.
+const proofPatience = 30 * time.Second
+
+// takeEnded hands results of tasks to the conversations that submitted them.
+func (a *Agent) takeEnded(ended []task.Task, now time.Time) {
+	waiting := a.unproven
+	a.unproven = nil
+	for _, t := range ended {
+		waiting = append(waiting, unproven{t, now.Add(proofPatience)})
+	}
+	for _, u := range waiting {
+		c := a.subtasks[u.task.ID]
+		if c == nil {
+			continue
+		}
+		err := a.verify(&u.task)
+		if errors.Is(err, identity.ErrUnknown) && now.Before(u.until) {
+			a.unproven = append(a.unproven, u)
+			continue
+		}
+		a.takeSubtask(c, &u.task, err)
+	}
+}
+
+func (a *Agent) verify(t *task.Task) error {
+	if a.config.Verifier == nil || t.Status != task.Completed {
+		return nil
+	}
+	return a.config.Verifier.VerifyEnding(t)
+}
+
+func (a *Agent) takeSubtask(c *conversation, t *task.Task, unsigned error) {
+	worker := a.nameOf(t.Claimant)
+	if !t.Claimant.IsZero() {
+		c.taint = c.taint.With(taint.Peer(t.Claimant.String()))
+	}
+	switch {
+	case unsigned != nil:
+		a.endSubtask(t.ID, "The task has a result that is not signed by the agent that is said to have done it; it is not shown.", true)
+	case t.Status == task.Completed:
+		a.endSubtask(t.ID, fence(fmt.Sprintf("result of the task, from the agent %q", worker), string(t.Result), a.config.MaxData), false)
+	default:
+		a.endSubtask(t.ID, fmt.Sprintf("The task is %v.\n", t.Status)+fence(fmt.Sprintf("reason, from the agent %q", worker), t.Error, a.config.MaxData), true)
+	}
+}
+
+func (a *Agent) endSubtask(id, text string, failed bool) {
+	c := a.subtasks[id]
+	delete(a.subtasks, id)
+	if s := c.subtasks[id]; s != nil {
+		s.fill(text, failed)
+	}
+	delete(c.subtasks, id)
+}
+
+// nameOf returns the name of an agent, or its short ID.
+func (a *Agent) nameOf(id identity.ID) string {
+	if name := a.names[id]; name != "" {
+		return name
+	}
+	if id == a.config.ID {
+		return a.config.Name
+	}
+	return id.Short()
+}
+
+// takeClaimed begins conversations about tasks that the agent has won. One about an earlier claim is over.
+func (a *Agent) takeClaimed(t *turn, claimed []task.Task) {
+	for _, won := range claimed {
+		if old := a.tasks[won.ID]; old != nil {
+			a.drop(t, old)
+		}
+		a.tasks[won.ID] = a.newTask(won, t.now)
+		a.count(func(s *Stats) { s.Conversations++ })
+	}
+}
+
+// takeMessages hands messages to the conversations that they are for. Those of agents that are no peers are not shown.
+func (a *Agent) takeMessages(messages []*message.Message, now time.Time) {
+	for _, m := range messages {
+		from := m.Sender()
+		c := a.listener(m, now)
+		if c == nil || !c.hear(a.messageText(m), taint.Of(taint.Peer(from.String()))) {
+			a.count(func(s *Stats) { s.Unheard++ })
+			a.log.Debug("message not shown to the model: its sender is no peer, or there is no room", "from", from)
+			continue
+		}
+		c.touched, c.waitUntil = now, time.Time{}
+		if c.task == nil {
+			c.about = m.TaskID()
+		}
+	}
+}
+
+// listener returns the conversation that a message belongs to: that about a task of ours whose model has written to the
+// sender about it, or else that with the sender. nil means none.
+func (a *Agent) listener(m *message.Message, now time.Time) *conversation {
+	from := m.Sender()
+	if a.names[from] == "" {
+		return nil
+	}
+	if c := a.tasks[m.TaskID()]; c != nil && c.asked[from] {
+		return c
+	}
+	c := a.threads[from]
+	switch {
+	case c != nil && c.over:
+		return nil
+	case c != nil:
+		return c
+	case len(a.threads) >= a.config.MaxThreads && !a.forgetOldest():
+		return nil
+	}
+	c = newThread(from, now)
+	a.threads[from] = c
+	a.count(func(s *Stats) { s.Conversations++ })
+	return c
+}
+
+// forgetOldest makes room for a conversation with a peer, if one has nothing under way. What it has used stays counted.
+func (a *Agent) forgetOldest() bool {
+	var oldest *conversation
+	for _, c := range a.threads {
+		if c.idle() && !c.over && (oldest == nil || c.touched.Before(oldest.touched)) {
+			oldest = c
+		}
+	}
+	if oldest != nil {
+		delete(a.threads, oldest.peer)
+	}
+	return oldest != nil
+}
+
+// claim asks for as many tasks as there is room for. Agents begin at different places of the list.
+func (a *Agent) claim(t *turn, tasks []task.Task) {
+	hung := a.asking.Load() >= int64(2*(a.config.Concurrency+a.config.MaxThreads)) // by a provider that does not heed its context
+	if len(tasks) == 0 || hung || a.ledger.exhausted() {
+		return
+	}
+	for i := range tasks {
+		if len(a.tasks)+a.claiming >= a.config.Concurrency {
+			return
+		}
+		pending := tasks[(a.offset+uint64(i))%uint64(len(tasks))]
+		if _, serves := a.config.Capabilities[pending.Kind]; serves && a.tasks[pending.ID] == nil {
+			a.claiming++
+			t.do(converge.ClaimTask{TaskID: pending.ID})
+		}
+	}
+}
+
+// keepTime ends what is overdue, and renews claims.
+func (a *Agent) keepTime(t *turn) {
+	for id, c := range a.tasks {
+		switch {
+		case !t.now.Before(c.deadline):
+			a.fail(t, c, fmt.Sprintf("the task's time of %v is over", a.config.TaskTimeout))
+		case !t.now.Before(c.renewAt):
+			c.renewAt = t.now.Add(c.ttl / renewals)
+			t.do(converge.RenewClaim{TaskID: id})
+		}
+		if !c.waitUntil.IsZero() && !t.now.Before(c.waitUntil) {
+			c.waitUntil = time.Time{}
+			a.nudge(t, c, "No answer has come. Go on without it.")
+		}
+	}
+	for peer, c := range a.threads {
+		if c.idle() && t.now.Sub(c.touched) >= a.config.ThreadIdle {
+			delete(a.threads, peer)
+			a.ledger.forget(c.key)
+		}
+	}
+}
+
+// pause returns when the next turn is due even if nothing comes; 0 for never.
+func (a *Agent) pause(now time.Time) time.Duration {
+	var next time.Time
+	sooner := func(at time.Time) {
+		if !at.IsZero() && (next.IsZero() || at.Before(next)) {
+			next = at
+		}
+	}
+	for _, c := range a.tasks {
+		sooner(c.deadline)
+		sooner(c.renewAt)
+		sooner(c.waitUntil)
+	}
+	if len(a.unproven) > 0 {
+		sooner(now.Add(time.Second))
+	}
+	if a.ledger.exhausted() {
+		sooner(now.Add(a.ledger.untilTomorrow()))
+	}
+	if next.IsZero() {
+		return 0
+	}
+	return max(next.Sub(now), time.Millisecond)
+}
+
+// fail ends a conversation, and its task with the reason.
+func (a *Agent) fail(t *turn, c *conversation, reason string) {
+	if c.over {
+		return
+	}
+	a.log.Warn("conversation failed", "task", c.taskID(), "peer", a.nameOf(c.peer), "reason", reason)
+	a.count(func(s *Stats) { s.FailedConversations++ })
+	if c.task != nil {
+		t.do(converge.FailTask{TaskID: c.task.ID, Reason: publicReason(reason)})
+		a.drop(t, c)
+		return
+	}
+	a.quit(t, c) // the peer is not heard until the conversation is forgotten
+	c.touched = t.now
+}
+
+// drop forgets a conversation about a task that is no longer ours.
+func (a *Agent) drop(t *turn, c *conversation) {
+	a.quit(t, c)
+	if a.tasks[c.task.ID] == c {
+		delete(a.tasks, c.task.ID)
+	}
+}
+
+// quit ends what a conversation has under way: the model's thought, its subtasks. Tools end with the claim.
+func (a *Agent) quit(t *turn, c *conversation) {
+	c.over, c.due, c.late, c.slots = true, false, nil, nil
+	c.thinking = false
+	c.stop()
+	for id := range c.subtasks {
+		delete(a.subtasks, id)
+		t.do(converge.CancelTask{TaskID: id})
+	}
+	clear(c.subtasks)
+	for id, s := range a.running {
+		if s.c == c {
+			delete(a.running, id)
+		}
+	}
+}

@@ -1,0 +1,9 @@
+//go:build !linux
+
+package mcp_test
+
+import "testing"
+
+func resources(*testing.T) int { return 0 }
+
+func parent(string) {}
