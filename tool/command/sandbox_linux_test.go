@@ -281,6 +281,28 @@ func TestGrantThatHasVanishedIsAnError(t *testing.T) {
 	}
 }
 
+func TestInterpreterThatIsNotGrantedIsNamedAsTheCause(t *testing.T) {
+	needs(t, "files")
+	dir := t.TempDir()
+	shell, err := os.ReadFile("/bin/sh")
+	for _, err := range []error{
+		err, os.WriteFile(filepath.Join(dir, "sh"), shell, 0o755),
+		os.WriteFile(filepath.Join(dir, "script"), []byte("#!"+dir+"/sh\necho fine\n"), 0o755),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := command.Config{Name: "it", Program: filepath.Join(dir, "script")}
+	if _, err := newTool(t, c).Run(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "start: permission denied: is what runs it") {
+		t.Errorf("error %v", err)
+	}
+	c.Read = []string{filepath.Join(dir, "sh")}
+	if out := runTool(t, newTool(t, c), nil); string(out.Data) != "fine" {
+		t.Errorf("output %q", out.Data)
+	}
+}
+
 func TestProgramHasNoNetwork(t *testing.T) {
 	needs(t, "network", "unix sockets")
 	tcp, err := net.Listen("tcp", "127.0.0.1:0")
