@@ -55,6 +55,9 @@ var (
 	ErrTooMany  = errors.New("too many calls wait for approval")
 	ErrStopped  = fmt.Errorf("%w: the process ends", tool.ErrCancelled)
 
+	// ErrUnrecorded says that the call was allowed and that there can be no record of that, so that it does not run.
+	ErrUnrecorded = errors.New("that it was allowed cannot be recorded")
+
 	ErrUnknown = errors.New("no such request")
 	ErrDecided = errors.New("the request has been decided")
 	ErrEnded   = errors.New("the request has ended")
@@ -125,7 +128,7 @@ const (
 	NobodyDecided Outcome = "timed_out" // in time
 	CallEnded     Outcome = "withdrawn" // before anybody decided
 	NoRoom        Outcome = "full"      // too many waited
-	NotAsked      Outcome = "failed"    // it could not be asked, by an error of the store
+	NotAsked      Outcome = "failed"    // it could not be asked or recorded, by an error of the store or the record
 )
 
 // Outcomes returns all outcomes.

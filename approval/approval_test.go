@@ -802,3 +802,30 @@ func BenchmarkApproveByThePolicy(b *testing.B) {
 		}
 	}
 }
+
+// TestAllowedCallThatCannotBeRecordedDoesNotRun breaks the record while a call waits, so that what is done next leaves no
+// trace.
+func TestAllowedCallThatCannotBeRecordedDoesNotRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStore(t)
+		defer s.Close()
+		p := start(t, s, approval.Config{})
+		ended := asked(t.Context(), p, wipe())
+		p.mu.Lock()
+		p.lost = errors.New("the disk is full")
+		p.mu.Unlock()
+		answer(t, p, only(t, p).ID, true)
+		wantEnd(t, ended, approval.ErrUnrecorded)
+		harmless := wipe()
+		harmless.Annotations = tool.Annotations{}
+		wantEnd(t, asked(t.Context(), p, harmless), approval.ErrUnrecorded)
+		if n := p.Stats().Outcomes; n[approval.AllowedBy]+n[approval.PolicyAllowed] != 0 || n[approval.NotAsked] != 2 {
+			t.Errorf("%v", n)
+		}
+		p.mu.Lock()
+		p.lost = nil
+		p.mu.Unlock()
+		waits(t, asked(t.Context(), p, wipe())) // the allowance is used up all the same
+		answer(t, p, only(t, p).ID, false)
+	})
+}

@@ -61,6 +61,7 @@ type process struct {
 	store    *mortal
 	mu       sync.Mutex
 	verdicts []approval.Verdict
+	lost     error // what records come to
 }
 
 func (p *process) outcomes() (all []approval.Outcome) {
@@ -94,10 +95,11 @@ func start(t testing.TB, s store.Store, c approval.Config) *process {
 	if c.Key == nil {
 		c.Key = []byte("the key that the processes share")
 	}
-	c.Record = func(v approval.Verdict) {
+	c.Record = func(v approval.Verdict) error {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.verdicts = append(p.verdicts, v)
+		return p.lost
 	}
 	if c.Policy == nil {
 		c.Policy = policy.BuiltIn()

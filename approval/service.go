@@ -35,8 +35,9 @@ type Config struct {
 	MaxPending, MaxPendingPerAgent int
 	// Asked, if set, is told of each request that begins to wait in this process. It must not block.
 	Asked func(Request)
-	// Record, if set, is told what became of each call, before the call runs. It must not block for long.
-	Record func(Verdict)
+	// Record, if set, is told what became of each call, before the call runs. It must not block for long. If it
+	// returns an error, the call does not run, whoever allowed it.
+	Record func(Verdict) error
 	// Logger gets a line for each request and each decision, without params. nil means slog.Default.
 	Logger *slog.Logger
 }
@@ -137,11 +138,19 @@ func (s *Service) Approve(ctx context.Context, r tool.Request) error {
 		return nil
 	}
 	v := s.judge(ctx, newCall(r, d), d)
-	s.count(v.Outcome)
-	if s.config.Record != nil {
-		s.config.Record(v)
+	if err := s.record(v); err != nil && v.Err == nil {
+		s.log.ErrorContext(ctx, "cannot record an approval", "agent", v.Agent, "tool", v.Tool, "error", err)
+		v.Outcome, v.Err = NotAsked, ErrUnrecorded
 	}
+	s.count(v.Outcome)
 	return v.Err
+}
+
+func (s *Service) record(v Verdict) error {
+	if s.config.Record == nil {
+		return nil
+	}
+	return s.config.Record(v)
 }
 
 func (s *Service) count(o Outcome) {

@@ -65,12 +65,10 @@ func (s *Service) sweep(ctx context.Context) error {
 func (s *Service) swept(r *record) {
 	s.remember(r, TimedOut)
 	s.log.Info("approval request swept: its time is over, and its process is gone", "agent", r.Agent, "tool", r.Tool, "id", r.ID)
-	if s.config.Record != nil {
-		s.config.Record(Verdict{
-			Outcome: NobodyDecided, Request: r.ID, Agent: r.Agent, AgentID: r.AgentID, Tool: r.Tool,
-			ParamsSHA256: hex.EncodeToString(r.paramsHash), Taint: r.Taint, TaskID: r.TaskID, CallID: r.CallID, Rule: r.Rule, Reason: r.Reason,
-			By: r.By, Claimed: r.Claimed, Note: r.Note, Asked: r.Asked, Decided: r.Decided,
-			Err: fmt.Errorf("%w, or its process was gone", ErrTimedOut),
-		})
-	}
+	_ = s.record(Verdict{ // nothing runs because of it
+		Outcome: NobodyDecided, Request: r.ID, Agent: r.Agent, AgentID: r.AgentID, Tool: r.Tool,
+		ParamsSHA256: hex.EncodeToString(r.paramsHash), Taint: r.Taint, TaskID: r.TaskID, CallID: r.CallID, Rule: r.Rule, Reason: r.Reason,
+		By: r.By, Claimed: r.Claimed, Note: r.Note, Asked: r.Asked, Decided: r.Decided,
+		Err: fmt.Errorf("%w, or its process was gone", ErrTimedOut),
+	})
 }

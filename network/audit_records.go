@@ -1,10 +1,8 @@
 package network
 
 import (
-	"context"
 	"encoding/hex"
 	"fmt"
-	"log/slog"
 	"strings"
 
 	"github.com/converge-agents/converge"
@@ -16,14 +14,13 @@ import (
 
 // recordVerdict records what a policy, or somebody who was asked, said to a tool call. It is the Record of an
 // approval.Config.
-func (n *Network) recordVerdict(v approval.Verdict) {
+func (n *Network) recordVerdict(v approval.Verdict) error {
 	if n.audit == nil {
-		return
+		return nil
 	}
 	r := verdictReceipt(v)
-	if _, err := n.audit.Append(&r); err != nil {
-		n.log.Log(context.Background(), slog.LevelError, "cannot record an approval", "tool", v.Tool, "error", err)
-	}
+	_, err := n.audit.Append(&r)
+	return err
 }
 
 func verdictReceipt(v approval.Verdict) audit.Receipt {
