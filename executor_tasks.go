@@ -1,6 +1,7 @@
 package converge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -275,7 +276,7 @@ func (e *StandardExecutor) claimOf(id string) (task.Claim, error) {
 	return task.Claim{}, fmt.Errorf("task %.80q: %w", id, ErrNotHeld)
 }
 
-// settled lets a claim go unless the tasks could not be asked.
+// settled lets a claim go unless the tasks could not be asked, and stops the tools that work on it.
 func (e *StandardExecutor) settled(c task.Claim, err error) {
 	if err != nil && !task.IsLost(err) {
 		return
@@ -283,6 +284,7 @@ func (e *StandardExecutor) settled(c task.Claim, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if h := e.held[c.TaskID]; h != nil && h.claim.Epoch == c.Epoch {
+		h.end(cmp.Or(err, task.ErrTerminal))
 		delete(e.held, c.TaskID)
 	}
 }

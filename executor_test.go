@@ -477,6 +477,53 @@ func TestLostClaimStopsTheToolAndRefusesTheLateReport(t *testing.T) {
 	})
 }
 
+// unheard is tasks elsewhere whose changes are not heard of in time.
+type unheard struct{ converge.Tasks }
+
+func (unheard) Attach(func(task.Task)) (detach func()) { return func() {} }
+
+// parked is an approver that nobody ever asks.
+type parked struct{ waiting, gone atomic.Int64 }
+
+func (p *parked) Approve(ctx context.Context, _ tool.Request) error {
+	p.waiting.Add(1)
+	<-ctx.Done()
+	p.gone.Add(1)
+	return context.Cause(ctx)
+}
+
+// TestCallThatWaitsForApprovalDoesNotOutliveTheReportOfItsTask has an agent call a tool and end the task at once, so that
+// somebody might still allow what nobody looks at any more.
+func TestCallThatWaitsForApprovalDoesNotOutliveTheReportOfItsTask(t *testing.T) {
+	for _, end := range []converge.Decision{
+		converge.ReportTask{TaskID: "quick", Result: []byte("{}")}, converge.FailTask{TaskID: "quick", Reason: "no"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w, b, approver := newWorld(t), newToolbox(t), &parked{}
+			s := &script{decide: func(turn converge.Turn) (d []converge.Decision) {
+				for _, pending := range turn.Tasks {
+					d = append(d, converge.ClaimTask{TaskID: pending.ID})
+				}
+				for range turn.Claimed {
+					return []converge.Decision{converge.InvokeTool{Tool: "echo", TaskID: "quick"}, end}
+				}
+				return d
+			}}
+			w.submit(w.peer(), spec("quick"))
+			c := w.worker(s, b)
+			c.Tasks, c.Executor.Approver = unheard{w.tasks}, approver
+			w.run(c)
+			synctest.Wait() // no time passes
+			if approver.waiting.Load() != approver.gone.Load() || b.runs.Load() != 0 {
+				t.Errorf("after %s, %d calls waited for approval and %d of them ended; %d tools ran", end.Kind(), approver.waiting.Load(), approver.gone.Load(), b.runs.Load())
+			}
+			if results := s.results(); len(results) != 1 || !errors.Is(results[0].Err, tool.ErrCancelled) {
+				t.Errorf("results: %+v", results)
+			}
+		})
+	}
+}
+
 func TestIdleClaimRunsOutAndAnotherAgentGetsTheTask(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
