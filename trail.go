@@ -383,7 +383,7 @@ func (t *trail) describe(d Decision, i int) audit.Receipt {
 	case ReportTask:
 		r.Subject, r.Output = d.TaskID, sha256.Sum256(d.Result)
 	case FailTask:
-		r.Subject, r.Reason = d.TaskID, d.Reason
+		r.Subject, r.Output = d.TaskID, sha256.Sum256([]byte(d.Reason))
 	case CancelTask:
 		r.Subject = d.TaskID
 	case RenewClaim:
@@ -474,12 +474,23 @@ func (t *trail) returned(result *ToolResult, begun uint64) {
 	if result.Err == nil {
 		r.Output = sha256.Sum256(result.Output.Data)
 	} else {
-		r.Reason = result.Err.Error()
+		r.Reason = whyFailed(result.Err)
 	}
 	if t.Content {
 		r.Content = encodeResult(result)
 	}
 	result.receipt = t.add(&r)
+}
+
+// whyFailed says why a call has failed, without what the tool said or the params hold.
+func whyFailed(err error) string {
+	if e, ok := errors.AsType[*tool.Error](err); ok {
+		switch e.Reason {
+		case tool.ErrFailed, tool.ErrPanicked, tool.ErrInvalidParams, tool.ErrOutputTooLarge: // the details may be the tool's
+			return e.Reason.Error()
+		}
+	}
+	return err.Error()
 }
 
 var callOutcomes = []struct {

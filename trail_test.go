@@ -6,10 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/google/jsonschema-go/jsonschema"
 
 	"github.com/converge-agents/converge"
 	"github.com/converge-agents/converge/audit"
@@ -436,4 +439,67 @@ func TestWhatAnAgentRecordsItselfLeadsToItsTurn(t *testing.T) {
 	if seq, err := must(converge.New(w.config(&script{}))).Record(audit.Receipt{Kind: audit.KindModel}); seq != 0 || err != nil {
 		t.Errorf("without a log: %d, %v", seq, err)
 	}
+}
+
+// TestWhatToolsAndAgentsSayStaysOutOfReceipts has a tool whose error repeats a secret, params that the schema refuses and
+// that are one, and a task that is failed with one.
+func TestWhatToolsAndAgentsSayStaysOutOfReceipts(t *testing.T) {
+	const secret = "hunter2"
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		w, b, box := newWorld(t), newBook(t, dir), newToolbox(t)
+		for name, run := range map[string]func() error{
+			"leaky":  func() error { return errors.New("the server says: no such password: " + secret) },
+			"bursts": func() error { panic(secret) },
+		} {
+			schema := &jsonschema.Schema{Type: "object", Properties: map[string]*jsonschema.Schema{"n": {Type: "integer"}}}
+			err := box.Register(tool.Func(name, func(context.Context, json.RawMessage) (tool.Output, error) { return tool.Output{}, run() }), tool.Options{Schema: schema})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.submit(w.peer(), spec("spoken"))
+		s := &script{decide: func(turn converge.Turn) (d []converge.Decision) {
+			for _, pending := range turn.Tasks {
+				d = append(d, converge.ClaimTask{TaskID: pending.ID})
+			}
+			for _, won := range turn.Claimed {
+				return []converge.Decision{
+					converge.InvokeTool{Tool: "leaky"}, converge.InvokeTool{Tool: "bursts"},
+					converge.InvokeTool{Tool: "leaky", Params: json.RawMessage(`{"n":"` + secret + `"}`)},
+					converge.FailTask{TaskID: won.ID, Reason: "my password is " + secret},
+				}
+			}
+			return d
+		}}
+		c := w.worker(s, box)
+		c.Executor.ToolAllowlist, c.Audit.Log = []string{"leaky", "bursts"}, b.Log
+		r := w.run(c)
+		time.Sleep(time.Second)
+		r.end()
+		outcomes := map[string]int{}
+		for _, e := range b.read() {
+			if e.Kind == audit.KindResult {
+				outcomes[e.Outcome]++
+			}
+			if strings.Contains(e.Reason+e.Subject+e.Action, secret) {
+				t.Errorf("%+v", e.Receipt)
+			}
+		}
+		if outcomes["failed"] != 1 || outcomes["panicked"] != 1 || outcomes["invalid"] != 1 {
+			t.Errorf("results: %v", outcomes)
+		}
+		files, err := filepath.Glob(filepath.Join(dir, "*"))
+		for _, file := range files {
+			if raw, _ := os.ReadFile(file); bytes.Contains(raw, []byte(secret)) {
+				t.Errorf("%s holds what a tool or an agent said", file)
+			}
+		}
+		if err != nil || len(files) == 0 {
+			t.Errorf("%v, %v", files, err)
+		}
+		if failed := s.results(); !strings.Contains(failed[0].Err.Error()+failed[1].Err.Error()+failed[2].Err.Error(), secret) {
+			t.Errorf("the agent is told %v", failed)
+		}
+	})
 }

@@ -96,7 +96,7 @@ type Receipt struct {
 	Reason  string      // why, for people
 	Peer    identity.ID // the other agent; of a refusal, whom the message claimed to be from
 
-	Input, Output [32]byte // SHA-256 of what went in and what came out; zero means none
+	Input, Output [32]byte // SHA-256 of what went in and what came out, the reason of a failed task included; zero means none
 	Taint         []string // where the input came from; see package taint
 	Count         uint64   // how many alike this receipt stands for; 0 means one
 	Duration      time.Duration
