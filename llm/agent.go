@@ -226,11 +226,11 @@ func (a *Agent) takeFailures(t *turn, failures []converge.Failure) {
 		case converge.InvokeTool:
 			if s := a.running[d.CallID]; s != nil {
 				delete(a.running, d.CallID)
-				s.fill("The tool was not run: "+publicReason(f.Err.Error()), true)
+				s.fill(a.notDone("The tool was not run.", f.Err), true)
 			}
 		case converge.SubmitTask:
 			if c := a.subtasks[d.Spec.ID]; c != nil {
-				a.endSubtask(d.Spec.ID, "The task was not submitted: "+publicReason(f.Err.Error()), true)
+				a.endSubtask(d.Spec.ID, a.notDone("The task was not submitted.", f.Err), true)
 			}
 		case converge.ReportTask:
 			if errors.Is(f.Err, task.ErrInvalid) {
@@ -246,6 +246,11 @@ func (a *Agent) takeFailures(t *turn, failures []converge.Failure) {
 	}
 }
 
+// notDone says that a decision was not carried out, and why, which whoever has the tasks may have put into words.
+func (a *Agent) notDone(what string, err error) string {
+	return what + "\n" + fence("reason", publicReason(err.Error()), a.config.MaxData)
+}
+
 // endAgain tries once more to end a task, unless it is no longer ours.
 func endAgain(t *turn, d converge.Decision, err error) {
 	if !isLost(err) && !errors.Is(err, task.ErrInvalid) {
@@ -258,7 +263,7 @@ func isLost(err error) bool { return task.IsLost(err) || errors.Is(err, converge
 func (a *Agent) sendFailed(d message.Draft, err error) {
 	for i, s := range a.sends {
 		if s.draft.To == d.To && s.draft.TaskID == d.TaskID && bytes.Equal(s.draft.Body, d.Body) {
-			s.slot.fill("The message was not sent: "+publicReason(err.Error()), true)
+			s.slot.fill(a.notDone("The message was not sent.", err), true)
 			a.sends = slices.Delete(a.sends, i, i+1)
 			return
 		}

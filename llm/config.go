@@ -52,8 +52,10 @@ type Config struct {
 	Allowlist []string
 	// Peers are the agents that the model can send messages to. Messages of others are not shown to it.
 	Peers []Peer
-	// Offers tells what a peer can do now, for the model to know; nil leaves that out. It must not block.
+	// Offers tells what a peer can do now, for the model to know; nil leaves that out. It must not block. The model is shown
+	// names that are in Submits, Capabilities or Known, since others are the peer's own words.
 	Offers func(identity.ID) []string
+	Known  []string
 	// Submits are the capabilities that the model may submit tasks for, to whoever has them.
 	Submits []string
 	// Verifier tells whether results are signed by those who held the tasks; without it, that is not looked at.

@@ -34,7 +34,7 @@ func (a *Agent) system(c *conversation) string {
 	return b.String()
 }
 
-// maxOffers bounds what is shown of what a peer can do; the names come from the peer.
+// maxOffers bounds what is shown of what a peer can do.
 const maxOffers = 16
 
 // people lists the peers and what they can do, and what tasks can be submitted for.
@@ -55,13 +55,16 @@ func (a *Agent) people() string {
 	return b.String()
 }
 
+// offersOf returns what a peer says that it can do. Names that are not in the configuration are left out: they are the
+// peer's own words, and what the model reads here it takes for the operator's.
 func (a *Agent) offersOf(p Peer) (offers []string) {
 	if a.config.Offers == nil {
 		return nil
 	}
 	for _, name := range a.config.Offers(p.ID) {
-		isName := name != "" && len(name) <= 128 && strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._/-") == ""
-		if isName && len(offers) < maxOffers {
+		_, own := a.config.Capabilities[name]
+		isKnown := own || slices.Contains(a.config.Submits, name) || slices.Contains(a.config.Known, name)
+		if isKnown && len(offers) < maxOffers && !slices.Contains(offers, name) {
 			offers = append(offers, name)
 		}
 	}

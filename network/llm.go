@@ -107,7 +107,7 @@ func (n *Network) llmConfig(a config.Agent, m *member) (llm.Config, error) {
 	cm, name := n.config.Models[a.Model], m.name
 	l := llm.Config{
 		ID: m.id, Name: m.name, Provider: n.models[a.Model], Model: cm.Model, Instructions: instructions, Capabilities: a.Capabilities,
-		Tools: n.tools, Allowlist: a.Tools, Submits: a.Submits, Offers: n.offersOf, Verifier: n.proofs,
+		Tools: n.tools, Allowlist: a.Tools, Submits: a.Submits, Offers: n.offersOf, Known: n.capabilities(), Verifier: n.proofs,
 		Concurrency: a.Concurrency, MaxTokens: cm.MaxTokens, Stream: cm.Stream,
 		CallTimeout: time.Duration(cm.Timeout), TaskTimeout: time.Duration(a.TaskTimeout), MaxTurns: a.MaxTurns, MaxDepth: a.MaxDepth, MaxHistory: int(a.History),
 		TaskBudget: budgetOf(a.Budget.Task), DayBudget: budgetOf(a.Budget.Day),
@@ -180,6 +180,14 @@ func (n *Network) offersOf(id identity.ID) (names []string) {
 	}
 	for _, c := range d.Capabilities {
 		names = append(names, c.Name)
+	}
+	return names
+}
+
+// capabilities returns the names of all that agents of the configuration can do.
+func (n *Network) capabilities() (names []string) {
+	for _, a := range n.config.Agents {
+		names = slices.AppendSeq(names, maps.Keys(a.Capabilities))
 	}
 	return names
 }
