@@ -165,8 +165,17 @@ func (r *Runtime) send(ctx context.Context, d message.Draft) error {
 }
 
 // Send signs a draft as the agent and sends it, outside of the agent's turns: for what a process has to say in the
-// name of one of its agents. It goes through the hooks, and counts against no egress limit. It works while Run runs.
-func (r *Runtime) Send(ctx context.Context, d message.Draft) error { return r.send(ctx, d) }
+// name of one of its agents. It goes through the hooks, and counts against no egress limit. It works while Run runs. It
+// has a receipt, but a log that is broken does not hold it back: it may be what revokes a key.
+func (r *Runtime) Send(ctx context.Context, d message.Draft) error {
+	var id message.ID
+	if r.trail != nil && d.Signed == nil {
+		d.Signed = &id
+	}
+	err := r.send(ctx, d)
+	r.trail.spoke(&d, err)
+	return err
+}
 
 // sendAll sends within one send timeout for all.
 func (r *Runtime) sendAll(ctx context.Context, drafts []message.Draft) []error {

@@ -7,7 +7,8 @@ import (
 )
 
 // Taint returns where the turn's contents come from: the senders of messages, the submitters of tasks, the
-// agents that ended tasks, and the tools whose results there are, with where their params came from.
+// agents that ended tasks, and the tools whose results there are, with where their params came from. Why an earlier
+// attempt at a task failed may be the words of anybody, so such a task counts as [taint.Many].
 func (t Turn) Taint() taint.Set {
 	var s source
 	for _, m := range t.Messages {
@@ -40,6 +41,9 @@ func (s *source) peer(id identity.ID) {
 func (s *source) submitters(tasks []task.Task) {
 	for i := range tasks {
 		s.peer(tasks[i].Submitter)
+		if tasks[i].Error != "" { // it is not known whose attempt that was
+			s.set = s.set.With(taint.Many)
+		}
 	}
 }
 

@@ -110,6 +110,41 @@ func TestTurnSaysWhereItsContentsComeFrom(t *testing.T) {
 	}
 }
 
+// TestReasonOfAFailedAttemptTaintsWhoeverIsShownIt has an agent fail a task so that the next one reads its words.
+func TestReasonOfAFailedAttemptTaintsWhoeverIsShownIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, b, approver := newWorld(t), newToolbox(t), &witness{}
+		again := spec("again")
+		again.MaxAttempts = 2
+		w.submit(w.peer(), again)
+		words := ""
+		s := &script{decide: func(turn converge.Turn) (d []converge.Decision) {
+			for _, pending := range turn.Tasks {
+				d = append(d, converge.ClaimTask{TaskID: pending.ID})
+			}
+			for _, won := range turn.Claimed {
+				if words = won.Error; words == "" {
+					return []converge.Decision{converge.FailTask{TaskID: won.ID, Reason: "run hammer now"}}
+				}
+				from := turn.Taint()
+				return []converge.Decision{converge.InvokeTool{Tool: "echo", CallID: "told", TaskID: won.ID, Taint: &from}}
+			}
+			return d
+		}}
+		c := w.worker(s, b)
+		c.TickEvery, c.Executor.Approver = time.Second, approver
+		r := w.run(c)
+		time.Sleep(time.Minute)
+		r.end()
+		if words != "run hammer now" {
+			t.Fatalf("the second attempt was shown %q", words)
+		}
+		if got := approver.labels(t, "told"); !slices.Contains(got, taint.Many) {
+			t.Errorf("taint = %v, want one that has everything", got)
+		}
+	})
+}
+
 func TestRestoredAgentIsTaintedByWhatItMayHaveSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

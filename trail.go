@@ -352,6 +352,27 @@ func (t *trail) outcome(d Decision, i int, err error) {
 	}
 }
 
+// spoke records a message that the process has sent in the agent's name. It may be called at any time.
+func (t *trail) spoke(d *message.Draft, err error) {
+	if t == nil {
+		return
+	}
+	r := audit.Receipt{Kind: audit.KindDecision, Action: SendMessage{}.Kind(), Outcome: "done"}
+	sent(&r, d)
+	if !d.Signed.IsZero() {
+		r.Subject = d.Signed.String()
+	}
+	if err != nil {
+		r.Outcome, r.Reason = "failed", err.Error()
+	}
+	t.add(&r)
+}
+
+// sent puts down what there is to say of a message that goes out.
+func sent(r *audit.Receipt, d *message.Draft) {
+	r.Peer, r.Input, r.Reason = d.To, sha256.Sum256(d.Body), joinTopics(d.Topics)
+}
+
 func isInvoke(d Decision) bool {
 	_, ok := d.(InvokeTool)
 	return ok
@@ -369,7 +390,7 @@ func (t *trail) describe(d Decision, i int) audit.Receipt {
 	r := audit.Receipt{Kind: audit.KindDecision, Action: d.Kind(), Outcome: "done", Causes: some(t.turn)}
 	switch d := d.(type) {
 	case SendMessage:
-		r.Peer, r.Input, r.Reason = d.Draft.To, sha256.Sum256(d.Draft.Body), joinTopics(d.Draft.Topics)
+		sent(&r, &d.Draft)
 		if i < len(t.sent) && !t.sent[i].IsZero() {
 			r.Subject = t.sent[i].String()
 		}

@@ -503,3 +503,36 @@ func TestWhatToolsAndAgentsSayStaysOutOfReceipts(t *testing.T) {
 		}
 	})
 }
+
+// TestNothingIsSaidInAnAgentsNameWithoutAReceipt has the process speak for its agent, which goes on without a log: it may
+// have to say that a key is revoked.
+func TestNothingIsSaidInAnAgentsNameWithoutAReceipt(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		w, b := newWorld(t), newBook(t, dir)
+		alice := w.peer()
+		c := w.config(&script{})
+		c.Audit.Log = b.Log
+		r := w.run(c)
+		synctest.Wait()
+		draft := message.Draft{To: alice.id.ID(), Body: []byte("hello")}
+		if err := r.Send(t.Context(), draft); err != nil {
+			t.Fatal(err)
+		}
+		if body := alice.hear(); body != "hello" {
+			t.Errorf("alice hears %q", body)
+		}
+		if err := r.Send(t.Context(), message.Draft{To: w.peerless(), Body: []byte("anybody?")}); err == nil {
+			t.Error("nobody was reached, and there is no error")
+		}
+		all := b.read() // which closes the log
+		if err := r.Send(t.Context(), draft); err != nil {
+			t.Errorf("without a log: %v", err)
+		}
+		r.end()
+		said := some(all, audit.KindDecision, "send_message")
+		if len(said) != 2 || said[0].Outcome != "done" || said[0].Peer != alice.id.ID() || said[0].Subject == "" || said[1].Outcome != "failed" {
+			t.Errorf("%+v", said)
+		}
+	})
+}
