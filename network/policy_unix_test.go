@@ -32,7 +32,7 @@ agents:
   - name: coordinator
     kind: coordinator
     tasks:
-      - {capability: take, each: "**", in: %q, params: {file: "{path}"}, attempts: 1}
+      - {capability: take, each: "**", in: %q, params: {file: "{path}"}, attempts: 1, claim_ttl: 300ms}
       - {capability: read, each: "keep*", in: %q, params: {file: "{path}"}, attempts: 1}
 %s`, data, dir, dir, dir, dir, policy)
 }
@@ -117,11 +117,12 @@ func TestDestructiveToolRunsOnlyWhereSomebodyAllowsIt(t *testing.T) {
 	}
 }
 
+// TestCallThatNobodyDecidesOnIsDenied has a call wait for several times as long as its claim holds.
 func TestCallThatNobodyDecidesOnIsDenied(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	write(t, dir, "a")
-	n := build(t, taking(stateDir(t), dir, "policy: {timeout: 200ms}"), network.Options{})
+	n := build(t, taking(stateDir(t), dir, "policy: {timeout: 1200ms}"), network.Options{})
 	report := runJob(t, n)
 	if report.Tasks.Failed != 1 || report.Tools.Run != 0 || !strings.Contains(fmt.Sprint(report.Errors), "nobody has decided in time") {
 		t.Errorf("report %+v", report)
