@@ -69,6 +69,7 @@ var floors = map[string]int{
 	"": 6, // package converge
 
 	"observe": 7,
+	"replay":  7,
 	"role":    7,
 
 	"config": 8,

@@ -16,6 +16,7 @@ import (
 
 	"github.com/converge-agents/converge"
 	"github.com/converge-agents/converge/approval"
+	"github.com/converge-agents/converge/audit"
 	"github.com/converge-agents/converge/config"
 	"github.com/converge-agents/converge/discovery"
 	"github.com/converge-agents/converge/discovery/gossip"
@@ -28,6 +29,7 @@ import (
 	"github.com/converge-agents/converge/store"
 	"github.com/converge-agents/converge/task"
 	"github.com/converge-agents/converge/tool"
+	"github.com/converge-agents/converge/tool/command"
 	"github.com/converge-agents/converge/tool/mcp"
 	"github.com/converge-agents/converge/transport"
 )
@@ -53,6 +55,7 @@ type Network struct {
 	dir     string // for keys and state
 	removes bool   // whether Close removes dir
 
+	audit       *audit.Log // nil if nothing is recorded
 	store       store.Store
 	disconnect  func()        // ends the connection of the store; nil if it has none
 	tasks       *task.Manager // nil if the tasks are elsewhere
@@ -69,7 +72,9 @@ type Network struct {
 	peers       []peer
 	hooks       []transport.Hook // of all agents, besides their limits
 	tools       *tool.Registry
-	params      map[string][]string // of each tool, sorted
+	params      map[string][]string // of each tool that has templates, sorted
+	commands    []*command.Tool
+	modules     modules
 	servers     []*mcp.Server
 	required    map[string][]string // params of each server's tool
 	metrics     *observe.Metrics
@@ -182,6 +187,9 @@ func (n *Network) build(ctx context.Context) (err error) {
 	}
 	n.requireHost()
 	if err = n.addTools(); err != nil {
+		return err
+	}
+	if err = n.openAudit(); err != nil {
 		return err
 	}
 	if err = n.addServers(ctx); err != nil {
@@ -304,6 +312,7 @@ func (n *Network) runtimeConfig(a config.Agent, name string, id *identity.Identi
 		Tasks:         tasks,
 		Marks:         kept,
 		Checkpoints:   kept,
+		Audit:         n.auditConfig(),
 		Verifier:      message.VerifierConfig{MaxSize: int(n.config.Limits.MessageSize)},
 		Logger:        n.log,
 		ReceiveUnsafe: n.config.Unsafe.ReceiveUnverified,
@@ -404,10 +413,11 @@ func (n *Network) Close() error {
 	if n.keys != nil {
 		n.keys.stop()
 	}
-	errs = append(errs, n.closeStore())
+	errs = append(errs, n.modules.close(), n.closeStore())
 	if n.transport != nil {
 		errs = append(errs, n.transport.Close())
 	}
+	errs = append(errs, n.closeAudit())
 	if n.removes {
 		errs = append(errs, os.RemoveAll(n.dir))
 	}
