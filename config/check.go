@@ -34,6 +34,7 @@ func (c *Config) Validate() error {
 	}
 	k.mcp()
 	k.policy()
+	k.models()
 	k.agents()
 	return k.problems.err()
 }
@@ -223,10 +224,16 @@ func (k checker) agent(key string, a Agent) {
 	case KindHost:
 		k.host(key, a)
 		k.notFor("a host", key, "capabilities", "tools", "concurrency", "tool_timeout", "deadline", "tasks", "pools")
+	case KindLLM:
+		k.llm(key, a)
+		k.notFor("an agent with a model", key, "deadline", "tasks", "workers", "submitters")
 	case "":
 		k.bad(child(key, "kind"), "known values: "+strings.Join(kinds, ", "), "required")
 	default:
 		k.oneOf(child(key, "kind"), a.Kind, kinds...)
+	}
+	if a.Kind != KindLLM {
+		k.notFor("an agent without a model", key, llmKeys...)
 	}
 }
 
@@ -239,6 +246,20 @@ func (k checker) notFor(kind, key string, names ...string) {
 }
 
 func (k checker) worker(key string, a Agent) {
+	k.hands(key, a)
+	for _, capability := range slices.Sorted(maps.Keys(a.Capabilities)) {
+		at, name := child(child(key, "capabilities"), capability), a.Capabilities[capability]
+		if !isName(capability) {
+			k.bad(at, nameHint, "not a capability's name")
+		}
+		if k.knownTool(at, name) && !slices.Contains(a.Tools, name) {
+			k.bad(at, fmt.Sprintf("add %q to %s", name, child(key, "tools")), "tool %q is not on this agent's allowlist", name)
+		}
+	}
+}
+
+// hands checks what workers and agents with a model do their work with.
+func (k checker) hands(key string, a Agent) {
 	k.atLeast(child(key, "concurrency"), a.Concurrency, 1)
 	if a.ToolTimeout <= 0 {
 		k.bad(child(key, "tool_timeout"), "", "want a duration above 0, not %s", a.ToolTimeout)
@@ -248,15 +269,6 @@ func (k checker) worker(key string, a Agent) {
 		k.knownTool(at, name)
 		if slices.Contains(a.Tools[:i], name) {
 			k.bad(at, "", "%q is given twice", clip(name))
-		}
-	}
-	for _, capability := range slices.Sorted(maps.Keys(a.Capabilities)) {
-		at, name := child(child(key, "capabilities"), capability), a.Capabilities[capability]
-		if !isName(capability) {
-			k.bad(at, nameHint, "not a capability's name")
-		}
-		if k.knownTool(at, name) && !slices.Contains(a.Tools, name) {
-			k.bad(at, fmt.Sprintf("add %q to %s", name, child(key, "tools")), "tool %q is not on this agent's allowlist", name)
 		}
 	}
 }

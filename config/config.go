@@ -83,6 +83,8 @@ type Config struct {
 	MCP []MCP `key:"mcp"`
 	// Policy says which tool calls are allowed, denied, or asked about.
 	Policy Policy `key:"policy"`
+	// Models are the language models that agents of the kind llm ask, by name: formed like a tool's name.
+	Models map[string]Model `key:"models"`
 	// Agents are the members of the network, at most [MaxAgents] once counts are expanded.
 	Agents []Agent `key:"agents"`
 	// Audit says what is recorded.
@@ -193,13 +195,14 @@ const (
 	KindWorker      = "worker"      // claims tasks and serves them with tools
 	KindCoordinator = "coordinator" // submits tasks and gathers their results
 	KindHost        = "host"        // keeps this process's tasks for agents of other processes
+	KindLLM         = "llm"         // has a language model claim tasks, work on them and answer messages
 )
 
 // Agent describes one agent, or Count like ones.
 type Agent struct {
 	// Name is made of 1 to 63 lower-case letters, digits and '-'; required, and once in a Config.
 	Name string `key:"name"`
-	// Kind is [KindWorker], [KindCoordinator] or [KindHost]; required.
+	// Kind is [KindWorker], [KindCoordinator], [KindHost] or [KindLLM]; required.
 	Kind string `key:"kind"`
 	// Count is how many there are, from 1; see [Agent.Names]. Default 1.
 	Count int `key:"count"`
@@ -231,6 +234,8 @@ type Agent struct {
 	// cancel their own. A host serves nobody else; one peer at least.
 	Workers    []string `key:"workers"`
 	Submitters []string `key:"submitters"`
+
+	LLM
 }
 
 // Task describes the tasks of one sort that a coordinator submits: one, or one for each file that Each

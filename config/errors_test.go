@@ -459,7 +459,7 @@ func TestErrorsNamePlaceKeyAndHint(t *testing.T) {
 			"agent without a kind",
 			lines("network: n", "agents:", "- name: w"), "3:3",
 			lines(`network = "n"`, "[[agents]]", `name = "w"`), "2:3",
-			"agents[0].kind: required", "known values: worker, coordinator, host",
+			"agents[0].kind: required", "known values: worker, coordinator, host, llm",
 		},
 		{
 			"unknown kind",

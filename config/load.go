@@ -178,6 +178,9 @@ func (c *Config) complete() {
 	for key, path := range files {
 		*path = c.origin.path(key, *path)
 	}
+	for name, m := range c.Models {
+		c.Models[name] = m.complete(c.origin, child("models", name))
+	}
 	for i := range c.MCP {
 		c.MCP[i].complete(c.origin, item("mcp", i))
 	}
@@ -188,6 +191,7 @@ func (c *Config) complete() {
 
 func (a *Agent) complete(o origin, key string) {
 	a.Key = o.path(child(key, "key"), a.Key)
+	a.InstructionsFile = o.path(child(key, "instructions_file"), a.InstructionsFile)
 	for i := range a.Tasks {
 		if a.Tasks[i].Name == "" {
 			a.Tasks[i].Name = a.Tasks[i].Capability

@@ -21,6 +21,7 @@ import (
 	"github.com/converge-agents/converge/discovery"
 	"github.com/converge-agents/converge/discovery/gossip"
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/llm"
 	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/observe"
 	"github.com/converge-agents/converge/pool"
@@ -77,6 +78,7 @@ type Network struct {
 	modules     modules
 	servers     []*mcp.Server
 	required    map[string][]string // params of each server's tool
+	models      map[string]model    // that agents ask, by their names in the configuration
 	metrics     *observe.Metrics
 	approvals   *approval.Service
 	controlled  atomic.Bool // somebody can decide through the socket
@@ -108,6 +110,8 @@ type member struct {
 	pools       []string // that it joins
 	runtime     *converge.Runtime
 	coordinator *role.Coordinator // nil for other kinds
+	llm         *llm.Agent        // nil for other kinds
+	peers       []string          // of llm
 }
 
 // New checks a configuration and builds the network that it describes: keys are read or made, tools are
@@ -195,10 +199,16 @@ func (n *Network) build(ctx context.Context) (err error) {
 	if err = n.addServers(ctx); err != nil {
 		return err
 	}
+	if err = n.addModels(); err != nil {
+		return err
+	}
 	for _, a := range n.config.Agents {
 		if err := n.addAgents(ctx, a); err != nil {
 			return err
 		}
+	}
+	if err = n.introduce(); err != nil {
+		return err
 	}
 	return n.createPools(ctx)
 }
@@ -404,6 +414,7 @@ func (n *Network) Close() error {
 	n.closed.Store(true)
 	n.abort(nil)
 	errs = append(errs, n.closeServers())
+	n.closeModels()
 	if n.population != nil {
 		n.population.Close()
 	}

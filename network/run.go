@@ -61,6 +61,7 @@ func (n *Network) Run(ctx context.Context) error {
 	<-ctx.Done()
 	n.population.Close() // keys stay: those who withdraw now are heard to the end
 	hush(config.KindWorker)
+	hush(config.KindLLM)
 	workers.stop(context.Cause(ctx))
 	n.log.Info("agents are stopping; tools that run get time to finish", "at_most", cmp.Or(n.options.DrainTimeout, converge.DefaultDrainTimeout))
 	workers.running.Wait()

@@ -38,6 +38,9 @@ func (n *Network) checkParams(t config.Task) error {
 	for _, a := range n.config.Agents {
 		name, serves := a.Capabilities[t.Capability]
 		served = served || serves
+		if a.Kind == config.KindLLM { // which takes any
+			continue
+		}
 		if _, _, remote := n.config.MCPTool(name); serves && remote {
 			if err := n.checkRequired(t, name, given); err != nil {
 				return err
