@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/approval"
+	"github.com/converge-agents/converge/audit"
 	"github.com/converge-agents/converge/control"
 	"github.com/converge-agents/converge/network"
 )
@@ -106,6 +108,18 @@ func TestDestructiveToolRunsOnlyWhereSomebodyAllowsIt(t *testing.T) {
 	}
 	if text := lines.String(); !strings.Contains(text, "converge approvals show "+files["a"].ID+" --data "+data) || strings.Contains(text, dir+"/a") {
 		t.Errorf("the log does not say how to decide, or too much:\n%s", text)
+	}
+	check(t, n.Close())
+	outcomes := map[string]int{}
+	_, err = audit.Verify(audit.Check{Each: func(e *audit.Entry) error {
+		if e.Kind == audit.KindApproval {
+			outcomes[e.Outcome]++
+		}
+		return nil
+	}}, filepath.Join(data, "audit"))
+	check(t, err)
+	if want := map[string]int{"allowed": 2, "denied": 2, "policy_allowed": 1}; !maps.Equal(outcomes, want) {
+		t.Errorf("receipts of approvals %v, want %v", outcomes, want)
 	}
 	key, err := os.ReadFile(filepath.Join(data, "approval.key"))
 	check(t, err)
