@@ -82,7 +82,7 @@ agents:
   - {name: worker, kind: worker, tools: [it.harm], capabilities: {harm: it.harm}}
   - {name: boss, kind: coordinator, tasks: [{capability: harm, attempts: 1}]}
 `)
-		text = strings.Replace(text, "name: it, ", "name: it, "+what, 1) + "\npolicy: {timeout: 200ms}\n"
+		text = strings.Replace(text, "name: it, ", "name: it, "+what, 1)
 		if report := runJob(t, build(t, text, network.Options{})); report.Tasks.Completed != want {
 			t.Errorf("%q: %d completed", what, report.Tasks.Completed)
 		}
