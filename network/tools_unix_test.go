@@ -117,10 +117,10 @@ func TestModuleServesTasks(t *testing.T) {
 	}
 }
 
-// TestDestructiveToolAsksFirst: without anybody to approve it does not run.
+// TestDestructiveToolAsksFirst: when nobody approves it does not run.
 func TestDestructiveToolAsksFirst(t *testing.T) {
 	mark := filepath.Join(t.TempDir(), "mark")
-	r := runJob(t, build(t, withTool(fmt.Sprintf("{command: [touch, %s], write: [%s], destructive: true}", mark, filepath.Dir(mark)), "{}"), network.Options{}))
+	r := runJob(t, build(t, withTool(fmt.Sprintf("{command: [touch, %s], write: [%s], destructive: true}", mark, filepath.Dir(mark)), "{}")+"policy: {timeout: 1s}\n", network.Options{}))
 	if _, err := os.Stat(mark); r.Tasks.Failed != 1 || err == nil {
 		t.Errorf("report %+v, mark %v", r.Tasks, err)
 	}

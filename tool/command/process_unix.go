@@ -61,7 +61,7 @@ func (p *process) startError(err error) error {
 	case errors.Is(err, syscall.E2BIG):
 		return invalid("too long for the arguments of a program")
 	case errors.Is(err, syscall.EACCES) && p.sandbox != nil:
-		return fmt.Errorf("start: %w: is what runs it, such as the interpreter of a script, granted by Read?", withoutPath(err))
+		return fmt.Errorf("start: %w: is what runs it, such as the interpreter of a script, granted by Read?", syscall.EACCES)
 	default:
 		return fmt.Errorf("start: %w", err)
 	}

@@ -285,7 +285,7 @@ func TestPrivateAddressesAreNotReached(t *testing.T) {
 	for _, host := range []string{"2130706433", "0x7f000001", "127.1", "017700000001"} {
 		c := s.config("/")
 		c.URL, c.PrivateAddresses = "https://"+host+":"+port+"/", nil
-		c.Timeout = 2 * time.Second
+		c.Timeout = time.Second
 		_, err := run(t, c, nil)
 		wantErr(t, err, nil)
 	}

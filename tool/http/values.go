@@ -141,7 +141,9 @@ func (t *Tool) parseText(text string) (node, error) {
 	}
 	if len(tmpl) == 1 && tmpl[0].IsParam {
 		name := tmpl[0].Text
-		t.params[name] = t.params[name] // known, and text only if it is text elsewhere
+		if _, known := t.params[name]; !known {
+			t.params[name] = false // unless it is text elsewhere
+		}
 		return whole(name), nil
 	}
 	t.text(tmpl)

@@ -4,14 +4,13 @@ import "encoding/binary"
 
 // module assembles a module that imports WASI functions, has a memory and a table, and runs code as _start.
 type module struct {
-	imports  []string // of wasi_snapshot_preview1; see signatures
-	from     string   // what the imports are from; "" is wasi_snapshot_preview1
-	memory   byte     // pages
-	table    []byte   // limits of a table of functions; nil is none
-	export   string   // of the code; "" is _start
-	data     string   // at address 0
-	code     []byte   // of a function without params and results, with a local of 32 bits
-	noMemory bool
+	imports []string // of wasi_snapshot_preview1; see signatures
+	from    string   // what the imports are from; "" is wasi_snapshot_preview1
+	memory  byte     // pages
+	table   []byte   // limits of a table of functions; nil is none
+	export  string   // of the code; "" is _start
+	data    string   // at address 0
+	code    []byte   // of a function without params and results, with a local of 32 bits
 }
 
 // signatures of the imports: so many params of 32 bits and a result, or none.

@@ -137,7 +137,7 @@ type Tool struct {
 // ErrClosed is the error of calls of a tool that has been closed.
 var ErrClosed = errors.New("the tool is closed")
 
-// New checks the whole configuration, and reads and compiles the module, which takes about a second for each 5 MB; ctx
+// New checks the whole configuration, and reads and compiles the module, which takes seconds if it has some megabytes; ctx
 // cannot cut that short. Its errors name the field at fault.
 func New(ctx context.Context, c Config) (*Tool, error) {
 	t, err := c.build(ctx)
