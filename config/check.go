@@ -33,6 +33,7 @@ func (c *Config) Validate() error {
 	}
 	k.mcp()
 	k.models()
+	k.policy()
 	k.agents()
 	return k.problems.err()
 }
@@ -130,34 +131,6 @@ func (k checker) limit(key string, l Limit) {
 		k.bad(child(key, "burst"), "", "want 1 to 1000000000, not %d", l.Burst)
 	} else if float64(l.Burst)/float64(l.Rate) > maxFill.Seconds() {
 		k.bad(child(key, "burst"), "raise the rate or lower the burst", "at %s a second, %d take longer than 36 years", l.Rate, l.Burst)
-	}
-}
-
-func (k checker) tool(name string, t Tool) {
-	key := child("tools", name)
-	if !isName(name) {
-		k.bad(key, nameHint, "not a tool's name")
-	}
-	switch {
-	case len(t.Command) == 0:
-		k.bad(child(key, "command"), "name the program and its arguments, such as [wc, -l]", "required")
-	case t.Command[0] == "":
-		k.bad(item(child(key, "command"), 0), "", "the program has no name")
-	}
-	if t.Stdin != "" && t.StdinFile != "" {
-		k.bad(child(key, "stdin_file"), "", "not together with stdin")
-	}
-	k.environment(key, t)
-	for _, param := range slices.Sorted(maps.Keys(t.Paths)) {
-		if t.Paths[param] == "" {
-			k.bad(child(child(key, "paths"), param), `"." is the current directory`, "want a folder")
-		}
-	}
-	k.oneOf(child(key, "output"), t.Output, "text", "word", "json", "bytes")
-	k.notNegative(child(key, "timeout"), t.Timeout)
-	k.atLeast(child(key, "concurrency"), t.Concurrency, 0)
-	if t.MaxOutput < 0 || t.MaxOutput > 1<<30 {
-		k.bad(child(key, "max_output"), "", "want at most 1GiB, not %s", t.MaxOutput)
 	}
 }
 

@@ -67,6 +67,10 @@ mcp:
     concurrency: ${n}
     max_output: 64KiB
     log_stderr: true
+    read: [lib]
+    write: ["${dir}"]
+    network: true
+    unix_sockets: true
   - {name: web, url: "https://mcp.example/mcp", tools: [search], token: {file: web.token}, headers: {X-Tenant: {env: TENANT}, X-Key: {file: web.key}}}
 agents:
   - name: worker
@@ -177,6 +181,10 @@ start_timeout = "5s"
 concurrency = "${n}"
 max_output = "64KiB"
 log_stderr = true
+read = ["lib"]
+write = ["${dir}"]
+network = true
+unix_sockets = true
 
 [[mcp]]
 name = "web"
@@ -272,6 +280,7 @@ func fullConfig() config.Config {
 				OpenWorld: map[string]bool{"write_file": true},
 				Timeout:   config.Duration(2 * time.Second), StartTimeout: config.Duration(5 * time.Second),
 				Concurrency: 4, MaxOutput: 64 << 10, LogStderr: true,
+				Read: []string{"lib"}, Write: []string{"src"}, Network: true, UnixSockets: true,
 			},
 			{
 				Name: "web", URL: "https://mcp.example/mcp", Tools: []string{"search"},

@@ -158,6 +158,7 @@ func (o origin) path(key, path string) string {
 
 // complete fills in the defaults that depend on other values, and makes paths of the file whole.
 func (c *Config) complete() {
+	c.Policy.complete(c.origin)
 	for _, b := range []*Buckets{&c.Limits.Ingress, &c.Limits.Egress} {
 		for _, l := range []*Limit{&b.Global, &b.Sender, &b.Topic} {
 			if l.Burst == 0 && !l.Rate.IsUnlimited() {
@@ -168,9 +169,11 @@ func (c *Config) complete() {
 	files := c.NATS.files()
 	files["data"], files["websocket.ca"] = &c.Data, &c.WebSocket.CA
 	files["statements"], files["postgres.password.file"] = &c.Statements, &c.Postgres.Password.File
+	files["policy.key.file"] = &c.Policy.Key.File
 	for i := range c.Pools {
 		files[item("pools", i)+".token.file"] = &c.Pools[i].Token.File
 	}
+	c.completeTools()
 	for key, path := range files {
 		*path = c.origin.path(key, *path)
 	}

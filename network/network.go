@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge"
+	"github.com/converge-agents/converge/approval"
 	"github.com/converge-agents/converge/config"
 	"github.com/converge-agents/converge/discovery"
 	"github.com/converge-agents/converge/discovery/gossip"
@@ -28,6 +29,7 @@ import (
 	"github.com/converge-agents/converge/store"
 	"github.com/converge-agents/converge/task"
 	"github.com/converge-agents/converge/tool"
+	"github.com/converge-agents/converge/tool/command"
 	"github.com/converge-agents/converge/tool/mcp"
 	"github.com/converge-agents/converge/transport"
 )
@@ -69,11 +71,15 @@ type Network struct {
 	peers       []peer
 	hooks       []transport.Hook // of all agents, besides their limits
 	tools       *tool.Registry
-	params      map[string][]string // of each tool, sorted
+	params      map[string][]string // of each tool that has templates, sorted
+	commands    []*command.Tool
+	modules     modules
 	servers     []*mcp.Server
 	required    map[string][]string // params of each server's tool
 	models      map[string]model    // that agents ask, by their names in the configuration
 	metrics     *observe.Metrics
+	approvals   *approval.Service
+	controlled  atomic.Bool // somebody can decide through the socket
 
 	members []member
 	names   map[identity.ID]string
@@ -153,6 +159,9 @@ func (n *Network) build(ctx context.Context) (err error) {
 		return err
 	}
 	if err = n.openStore(ctx); err != nil {
+		return err
+	}
+	if err = n.addApprovals(); err != nil {
 		return err
 	}
 	if n.proofs, err = task.NewVerifier(n.registry, n.config.Network); err != nil {
@@ -316,6 +325,7 @@ func (n *Network) runtimeConfig(a config.Agent, name string, id *identity.Identi
 			Tools:         n.tools,
 			ToolAllowlist: a.Tools,
 			ToolTimeout:   time.Duration(a.ToolTimeout),
+			Approver:      n.approvals,
 			Limiter:       egress,
 		},
 	}
@@ -408,7 +418,7 @@ func (n *Network) Close() error {
 	if n.keys != nil {
 		n.keys.stop()
 	}
-	errs = append(errs, n.closeStore())
+	errs = append(errs, n.modules.close(), n.closeStore())
 	if n.transport != nil {
 		errs = append(errs, n.transport.Close())
 	}

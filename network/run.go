@@ -52,6 +52,9 @@ func (n *Network) Run(ctx context.Context) error {
 	keys, endKeys := context.WithCancel(context.WithoutCancel(ctx)) // until everybody has ended
 	defer endKeys()
 	job.Go(func() { n.tendKeys(keys) })
+	control := n.serveControl()
+	job.Go(func() { control(keys) })
+	job.Go(func() { _ = n.approvals.Run(ctx) }) // calls that wait when agents are to stop would hold them up
 	workers, coordinators, hosts := n.newCrew(ctx, stop), n.newCrew(ctx, stop), n.newCrew(ctx, stop)
 	n.start(ctx, workers, coordinators, hosts)
 	hush := n.runGossip(ctx)

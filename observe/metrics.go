@@ -23,6 +23,8 @@ type Metrics struct {
 	tasks    []*task.Manager
 	wires    []transport.Reporter
 	required []condition
+
+	approvals []Approvals
 }
 
 // NewMetrics returns a collector over no agents.
@@ -176,6 +178,8 @@ func (m *Metrics) Describe(to chan<- *prometheus.Desc) {
 	}
 	to <- turnTimes
 	to <- toolTimes
+	to <- approvals
+	to <- approvalsWaiting
 }
 
 // Collect implements [prometheus.Collector].
@@ -188,4 +192,5 @@ func (m *Metrics) Collect(to chan<- prometheus.Metric) {
 	}
 	to <- prometheus.MustNewConstHistogram(turnTimes, s.agents.TurnTimes.Count, s.agents.TurnTimes.Sum, s.agents.TurnTimes.Buckets)
 	to <- prometheus.MustNewConstHistogram(toolTimes, s.agents.ToolTimes.Count, s.agents.ToolTimes.Sum, s.agents.ToolTimes.Buckets)
+	m.collectApprovals(to)
 }

@@ -545,11 +545,11 @@ func TestThisProcessKeepsItsRights(t *testing.T) {
 	}
 }
 
-func TestThousandQuickRuns(t *testing.T) {
+func TestManyQuickRuns(t *testing.T) {
 	it := newTool(t, command.Config{Name: "it", Program: "true"})
 	descriptors := 0
 	done := make(chan error)
-	for i := range 1000 {
+	for i := range quickRuns {
 		if i == 10 {
 			descriptors = openDescriptors(t)
 		}
