@@ -70,6 +70,7 @@ var floors = map[string]int{
 
 	"llm":     7,
 	"observe": 7,
+	"replay":  7,
 	"role":    7,
 
 	"config":        8,

@@ -28,12 +28,13 @@ func (c *Config) Validate() error {
 	k.state()
 	k.transport()
 	k.limits()
+	k.audit()
 	for _, name := range slices.Sorted(maps.Keys(c.Tools)) {
 		k.tool(name, c.Tools[name])
 	}
 	k.mcp()
-	k.models()
 	k.policy()
+	k.models()
 	k.agents()
 	return k.problems.err()
 }

@@ -81,12 +81,14 @@ type Config struct {
 	Tools map[string]Tool `key:"tools"`
 	// MCP are servers whose tools workers may be allowed to run.
 	MCP []MCP `key:"mcp"`
-	// Models are the language models that agents of the kind llm ask, by name: formed like a tool's name.
-	Models map[string]Model `key:"models"`
 	// Policy says which tool calls are allowed, denied, or asked about.
 	Policy Policy `key:"policy"`
+	// Models are the language models that agents of the kind llm ask, by name: formed like a tool's name.
+	Models map[string]Model `key:"models"`
 	// Agents are the members of the network, at most [MaxAgents] once counts are expanded.
 	Agents []Agent `key:"agents"`
+	// Audit says what is recorded.
+	Audit Audit `key:"audit"`
 	// Unsafe switches protections off.
 	Unsafe Unsafe `key:"unsafe"`
 
@@ -287,6 +289,7 @@ func (c *Config) setDefaults() {
 	c.Seal = SealOff
 	c.Transport = TransportLocal
 	c.Signature = SignatureBatch
+	c.Audit.setDefaults()
 	c.Log = Log{Level: "info", Format: "text"}
 	buckets := Buckets{Global: Limit{Rate: Unlimited}, Sender: Limit{Rate: 500, Burst: 1000}, Topic: Limit{Rate: Unlimited}}
 	c.Limits = Limits{MessageSize: 1 << 20, Ingress: buckets, Egress: buckets}

@@ -271,6 +271,7 @@ func fullConfig() config.Config {
 			},
 			"lines": {Command: []string{"wc"}, StdinFile: "{file}", Env: env, Output: "text"},
 		},
+		Audit: defaultAudit,
 		MCP: []config.MCP{
 			{
 				Name: "fs", Command: []string{"node", "server.js", "src"}, Tools: []string{"read_text_file", "write_file"},
@@ -315,6 +316,11 @@ func fullConfig() config.Config {
 	}
 }
 
+// defaultAudit is what a file without that section means.
+var defaultAudit = config.Audit{
+	Enabled: true, Sync: config.SyncInterval, Interval: config.Duration(time.Second), MaxSize: 64 << 20, Keep: 4 << 30,
+}
+
 func TestBothFormatsSayTheSame(t *testing.T) {
 	inYAML := fullConfig()
 	inYAML.Agents[1].Tasks[0].Params["deep"] = []any{int64(1), -2.5, true, nil, map[string]any{"n": "4"}} // TOML has no null
@@ -353,6 +359,7 @@ func TestDefaults(t *testing.T) {
 		Transport: config.TransportLocal,
 		Signature: config.SignatureBatch,
 		Log:       config.Log{Level: "info", Format: "text"},
+		Audit:     defaultAudit,
 		Limits:    config.Limits{MessageSize: 1 << 20, Ingress: buckets, Egress: buckets},
 		Agents:    []config.Agent{{Name: "w", Kind: config.KindWorker, Count: 1, Concurrency: 1, ToolTimeout: config.Duration(30 * time.Second)}},
 	})

@@ -170,6 +170,7 @@ func (c *Config) complete() {
 	files["data"], files["websocket.ca"] = &c.Data, &c.WebSocket.CA
 	files["statements"], files["postgres.password.file"] = &c.Statements, &c.Postgres.Password.File
 	files["policy.key.file"] = &c.Policy.Key.File
+	files["audit.dir"] = &c.Audit.Dir
 	for i := range c.Pools {
 		files[item("pools", i)+".token.file"] = &c.Pools[i].Token.File
 	}

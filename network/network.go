@@ -16,6 +16,7 @@ import (
 
 	"github.com/converge-agents/converge"
 	"github.com/converge-agents/converge/approval"
+	"github.com/converge-agents/converge/audit"
 	"github.com/converge-agents/converge/config"
 	"github.com/converge-agents/converge/discovery"
 	"github.com/converge-agents/converge/discovery/gossip"
@@ -55,6 +56,7 @@ type Network struct {
 	dir     string // for keys and state
 	removes bool   // whether Close removes dir
 
+	audit       *audit.Log // nil if nothing is recorded
 	store       store.Store
 	disconnect  func()        // ends the connection of the store; nil if it has none
 	tasks       *task.Manager // nil if the tasks are elsewhere
@@ -191,6 +193,9 @@ func (n *Network) build(ctx context.Context) (err error) {
 	if err = n.addTools(); err != nil {
 		return err
 	}
+	if err = n.openAudit(); err != nil {
+		return err
+	}
 	if err = n.addServers(ctx); err != nil {
 		return err
 	}
@@ -317,6 +322,7 @@ func (n *Network) runtimeConfig(a config.Agent, name string, id *identity.Identi
 		Tasks:         tasks,
 		Marks:         kept,
 		Checkpoints:   kept,
+		Audit:         n.auditConfig(),
 		Verifier:      message.VerifierConfig{MaxSize: int(n.config.Limits.MessageSize)},
 		Logger:        n.log,
 		ReceiveUnsafe: n.config.Unsafe.ReceiveUnverified,
@@ -422,6 +428,7 @@ func (n *Network) Close() error {
 	if n.transport != nil {
 		errs = append(errs, n.transport.Close())
 	}
+	errs = append(errs, n.closeAudit())
 	if n.removes {
 		errs = append(errs, os.RemoveAll(n.dir))
 	}

@@ -70,7 +70,7 @@ func (n *Network) Run(ctx context.Context) error {
 	coordinators.end(context.Cause(ctx))
 	hush(config.KindHost)
 	hosts.end(context.Cause(ctx))
-	err = n.explained(slices.Concat(workers.errs, coordinators.errs, hosts.errs))
+	err = errors.Join(n.explained(slices.Concat(workers.errs, coordinators.errs, hosts.errs)), n.flushAudit())
 	if n.disconnect != nil { // the store is there: Close ends both, in order
 		return err
 	}
