@@ -104,7 +104,7 @@ func (n *Network) llmConfig(a config.Agent, m *member) (llm.Config, error) {
 	if err != nil {
 		return llm.Config{}, err
 	}
-	cm := n.config.Models[a.Model]
+	cm, name := n.config.Models[a.Model], m.name
 	l := llm.Config{
 		ID: m.id, Name: m.name, Provider: n.models[a.Model], Model: cm.Model, Instructions: instructions, Capabilities: a.Capabilities,
 		Tools: n.tools, Allowlist: a.Tools, Submits: a.Submits, Offers: n.offersOf, Verifier: n.proofs,
@@ -112,12 +112,21 @@ func (n *Network) llmConfig(a config.Agent, m *member) (llm.Config, error) {
 		CallTimeout: time.Duration(cm.Timeout), TaskTimeout: time.Duration(a.TaskTimeout), MaxTurns: a.MaxTurns, MaxDepth: a.MaxDepth, MaxHistory: int(a.History),
 		TaskBudget: budgetOf(a.Budget.Task), DayBudget: budgetOf(a.Budget.Day),
 		Price: llm.Price{Input: cm.Price.Input.Value, Output: cm.Price.Output.Value}, Retry: llm.Retry{Attempts: cm.Attempts},
+		Record: recordExchanges(func() *converge.Runtime { return n.runtimeOf(name) }),
 		Logger: n.log,
 	}
 	if cm.Temperature.Given {
 		l.Temperature = &cm.Temperature.Value
 	}
 	return l, nil
+}
+
+// runtimeOf returns the runtime of an agent of this process, or nil while it has none.
+func (n *Network) runtimeOf(name string) *converge.Runtime {
+	if m := n.memberNamed(name); m != nil {
+		return m.runtime
+	}
+	return nil
 }
 
 func budgetOf(b config.Budget) llm.Budget {

@@ -77,7 +77,8 @@ func TestToolsOfServersServeTasks(t *testing.T) {
 
 func TestDestructiveToolOfAServerNeedsApproval(t *testing.T) {
 	for what, want := range map[string]int{"": 0, "destructive: {harm: false}, ": 1} {
-		text, _ := serving(t, `agents:
+		text, _ := serving(t, `policy: {timeout: 20ms} # nobody decides
+agents:
   - {name: worker, kind: worker, tools: [it.harm], capabilities: {harm: it.harm}}
   - {name: boss, kind: coordinator, tasks: [{capability: harm, attempts: 1}]}
 `)

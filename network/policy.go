@@ -34,6 +34,7 @@ func (n *Network) addApprovals() error {
 		MaxPending:         n.config.Policy.MaxPending,
 		MaxPendingPerAgent: n.config.Policy.MaxPendingPerAgent,
 		Asked:              n.tellOfRequest,
+		Record:             n.recordVerdict,
 		Logger:             n.log,
 	})
 	if err != nil {

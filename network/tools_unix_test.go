@@ -117,15 +117,6 @@ func TestModuleServesTasks(t *testing.T) {
 	}
 }
 
-// TestDestructiveToolAsksFirst: without anybody to approve it does not run.
-func TestDestructiveToolAsksFirst(t *testing.T) {
-	mark := filepath.Join(t.TempDir(), "mark")
-	r := runJob(t, build(t, withTool(fmt.Sprintf("{command: [touch, %s], write: [%s], destructive: true}", mark, filepath.Dir(mark)), "{}"), network.Options{}))
-	if _, err := os.Stat(mark); r.Tasks.Failed != 1 || err == nil {
-		t.Errorf("report %+v, mark %v", r.Tasks, err)
-	}
-}
-
 func TestErrorsOfToolsNameTheirKey(t *testing.T) {
 	for tool, want := range map[string]string{
 		"{command: [cat], read: [/none]}":                                               `tools.it.read[0]: "/none": no such file`,
