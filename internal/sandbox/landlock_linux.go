@@ -70,15 +70,17 @@ func (p *Policy) grant(fd int, handled uint64) error {
 	for _, g := range []struct {
 		paths       []string
 		dirs, files uint64
+		links       uint64 // how they are resolved
 		optional    bool
 	}{
-		{system, readDir, readFile, true},
-		{devices, 0, writeFile, true},
-		{p.Read, readDir, readFile, false},
-		{p.Write, writeDir, writeFile, false},
+		{system, readDir, readFile, 0, true},
+		{devices, 0, writeFile, 0, true},
+		{p.linked, readDir, readFile, 0, false},
+		{p.Read, readDir, readFile, unix.RESOLVE_NO_SYMLINKS, false},
+		{p.Write, writeDir, writeFile, unix.RESOLVE_NO_SYMLINKS, false},
 	} {
 		for _, path := range g.paths {
-			err := allow(fd, path, g.dirs&handled, g.files&handled)
+			err := allow(fd, path, g.links, g.dirs&handled, g.files&handled)
 			if err != nil && !(g.optional && isMissing(err)) {
 				return fmt.Errorf("landlock: grant %q: %w", path, err)
 			}
@@ -91,9 +93,13 @@ func isMissing(err error) bool {
 	return errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) || errors.Is(err, unix.ENOTDIR)
 }
 
-// allow grants rights over what path leads to: those for a folder and all below, or those for a file.
-func allow(ruleset int, path string, dirs, files uint64) error {
-	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+// allow grants rights over what path leads to: those for a folder and all below, or those for a file. Every kernel that
+// has Landlock has openat2.
+func allow(ruleset int, path string, links, dirs, files uint64) error {
+	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: links})
+	if errors.Is(err, unix.ELOOP) {
+		return fmt.Errorf("a symbolic link is there now, which is not followed: %w", err)
+	}
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ package sandbox
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 )
 
@@ -20,13 +21,37 @@ import (
 // use. A nil Policy restricts nothing.
 type Policy struct {
 	// Read are files and folders that may be read and executed, and Write those that may be changed too, both with all
-	// below them. What is [System] may be read as well. They have to exist whenever a program starts.
+	// below them. What is [System] may be read as well. They have to exist whenever a program starts, and to be
+	// absolute and without symbolic links, see [Policy.Resolve]: where one has come since, nothing starts.
 	Read, Write []string
 	// Network allows IPv4, IPv6 and Netlink sockets, and UnixSockets those of this machine. Without, a program has
 	// no sockets but pairs of its own.
 	Network, UnixSockets bool
 	// Limits hold for each process, but Processes, which counts all of the user.
 	Limits Limits
+
+	linked []string // like Read, but links are followed
+}
+
+// Resolve puts what symbolic links lead to now in the place of what is granted. Whoever may change a folder later, a
+// program that was granted it too, cannot have what is granted lead elsewhere.
+func (p *Policy) Resolve() {
+	for _, paths := range [][]string{p.Read, p.Write} {
+		for i, path := range paths {
+			paths[i] = resolved(path)
+		}
+	}
+}
+
+// resolved returns a path without symbolic links, as far as there is something.
+func resolved(path string) string {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		return real
+	}
+	if dir, err := filepath.EvalSymlinks(filepath.Dir(path)); err == nil {
+		return filepath.Join(dir, filepath.Base(path))
+	}
+	return path
 }
 
 // Limits bound what a process may use. 0 is no limit; a limit above that of this process is that of this process.

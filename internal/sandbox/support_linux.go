@@ -28,7 +28,7 @@ type supported struct {
 var support = sync.OnceValue(func() *supported {
 	have := &supported{}
 	have.askLandlock()
-	policy := &Policy{Read: []string{"/proc/self/exe"}}
+	policy := &Policy{linked: []string{"/proc/self/exe"}}
 	rules, err := policy.ruleset(have)
 	if err != nil {
 		have.landlock, rules = err, -1

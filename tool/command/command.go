@@ -116,7 +116,8 @@ type Config struct {
 	MaxStderr int
 
 	// Read names files and directories that the program may read and execute, and Write those that it may
-	// change too, both with all below them; relative to the current directory at New. They have to exist. By
+	// change too, both with all below them; relative to the current directory at New. They have to exist. Symbolic
+	// links are followed by New; where there is one later, calls fail. By
 	// itself the program may read those of the system (/usr, /lib and their like, of /etc what has no
 	// secrets and no users), itself, Dir, and the directories in Paths, and write to TMPDIR, which is made for each
 	// call.
@@ -368,6 +369,9 @@ func (t *Tool) start(ctx context.Context, values map[string]string) (stdout []by
 		p.stdin = file
 	}
 	own, err := os.MkdirTemp("", "converge-tool-")
+	if err == nil {
+		own, err = filepath.EvalSymlinks(own) // of the folder that it is in
+	}
 	if err != nil {
 		return nil, fmt.Errorf("make the working directory: %w", err)
 	}

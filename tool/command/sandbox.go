@@ -90,6 +90,7 @@ func (c Config) setSandbox(t *Tool) error {
 			*grant.to = append(*grant.to, abs)
 		}
 	}
+	p.Resolve()
 	t.sandbox = p
 	if c.RequireSandbox {
 		return t.missing()

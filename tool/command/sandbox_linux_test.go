@@ -2,6 +2,7 @@ package command_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -278,6 +279,67 @@ func TestGrantThatHasVanishedIsAnError(t *testing.T) {
 	}
 	if _, err := it.Run(t.Context(), nil); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), folder) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// TestLinkInThePlaceOfAGrantLeadsNowhere has somebody who may write to a folder that holds what is granted (an earlier call
+// of the tool itself, say) put a link there that leads to what is not.
+func TestLinkInThePlaceOfAGrantLeadsNowhere(t *testing.T) {
+	needs(t, "files")
+	secret := secretFile(t)
+	for name, grant := range map[string]func(c *command.Config, folder string){
+		"read":  func(c *command.Config, folder string) { c.Read = []string{folder} },
+		"write": func(c *command.Config, folder string) { c.Write = []string{folder} },
+		"dir":   func(c *command.Config, folder string) { c.Dir = folder },
+		"stdin": func(c *command.Config, folder string) { c.StdinFile = filepath.Join(folder, "secret") },
+		"paths": func(c *command.Config, folder string) {
+			c.Paths, c.Args = map[string]string{"path": folder}, append(c.Args, "--", "{path}")
+		},
+	} {
+		shared := t.TempDir()
+		folder, aside := filepath.Join(shared, "docs"), filepath.Join(shared, "aside")
+		for _, err := range []error{os.Mkdir(folder, 0o700), os.WriteFile(filepath.Join(folder, "secret"), []byte("no"), 0o600)} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		c := helperConfig(t, "attack", "read", secret)
+		grant(&c, folder)
+		it := newTool(t, c)
+		params := map[string]any{}
+		if c.Paths != nil {
+			params = map[string]any{"path": "."}
+		}
+		if got := list(t, it, params)[0]; !strings.Contains(got, denied) {
+			t.Fatalf("%s: %q before there is a link", name, got)
+		}
+		for _, err := range []error{os.Rename(folder, aside), os.Symlink(filepath.Dir(secret), folder)} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		raw, _ := json.Marshal(params)
+		if output, err := it.Run(t.Context(), raw); err == nil || strings.Contains(string(output.Data), "done") {
+			t.Errorf("%s: %q, %v: the link was followed", name, output.Data, err)
+		}
+	}
+}
+
+// TestGrantsThatAreLinksAtNewAreThoseThatTheyLeadTo takes links of the configuration for what they are then.
+func TestGrantsThatAreLinksAtNewAreThoseThatTheyLeadTo(t *testing.T) {
+	needs(t, "files")
+	secret := secretFile(t)
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(filepath.Dir(secret), link); err != nil {
+		t.Fatal(err)
+	}
+	for _, grant := range []func(c *command.Config){
+		func(c *command.Config) { c.Read = []string{link} },
+		func(c *command.Config) { c.Write = []string{filepath.Join(link, "secret")} },
+		func(c *command.Config) { c.Dir = link },
+		func(c *command.Config) { c.StdinFile = filepath.Join(link, "secret") },
+	} {
+		expect(t, attack(t, grant, "read", secret), "done")
 	}
 }
 

@@ -82,7 +82,8 @@ type Config struct {
 	// Dir is the folder that the program runs in. "" is the current directory at New.
 	Dir string
 	// Read are files and folders that the program may read and execute, beside those of the system, the program
-	// itself and Dir, and Write those that it may change too. They have to exist. Network lets it use IP, and
+	// itself and Dir, and Write those that it may change too. They have to exist; symbolic links are followed by New,
+	// and where there is one later, the program does not start. Network lets it use IP, and
 	// UnixSockets sockets of this machine. What is not granted is kept from it as far as the kernel can; see
 	// [Server.Protections].
 	Read, Write          []string
@@ -272,6 +273,7 @@ func (c Config) setSandbox(p *program) error {
 			*grant.to = append(*grant.to, abs)
 		}
 	}
+	s.Resolve()
 	p.sandbox = s
 	return nil
 }
