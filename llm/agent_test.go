@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -485,10 +486,11 @@ func TestExchangesAreRecorded(t *testing.T) {
 		var all []llm.Exchange
 		c := work(says(calls("nonsense", `{}`), calls("report_task", `{"result":"x"}`)))
 		c.Model = "m"
-		c.Record = func(e llm.Exchange) {
+		c.Record = func(e llm.Exchange) error {
 			mu.Lock()
 			defer mu.Unlock()
 			all = append(all, e)
+			return nil
 		}
 		p.hire(will, c, converge.Config{})
 		p.await(p.submit(task.Spec{Kind: "work"}))
@@ -578,6 +580,25 @@ func TestReasonsOfOthersAreFenced(t *testing.T) {
 		}
 		if !regexp.MustCompile(`(?s)The task was not submitted.\n<<<DATA [0-9a-f]+ reason\n[^\n]*` + regexp.QuoteMeta(order) + `\nDATA [0-9a-f]+>>>`).MatchString(shown) {
 			t.Errorf("the model was shown:\n%s", shown)
+		}
+	})
+}
+
+// TestModelIsNotAskedOnWithoutARecord breaks the record, and has the model want a tool and go on for ever.
+func TestModelIsNotAskedOnWithoutARecord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlant(t)
+		var asked, ran atomic.Int64
+		p.tool("search", tool.Options{}, func(json.RawMessage) (string, error) { ran.Add(1); return "", nil })
+		c := work(model(func(context.Context, llm.Request) (llm.Response, error) {
+			asked.Add(1)
+			return calls("search", `{}`), nil
+		}))
+		c.Allowlist, c.Record = []string{"search"}, func(llm.Exchange) error { return errors.New("the disk is full") }
+		p.hire(will, c, converge.Config{})
+		done := p.await(p.submit(task.Spec{Kind: "work"}))
+		if done.Status != task.Failed || !strings.Contains(done.Error, "cannot be recorded") || asked.Load() != 1 || ran.Load() != 0 {
+			t.Errorf("%v: %s; %d calls of the model, %d of the tool", done.Status, done.Error, asked.Load(), ran.Load())
 		}
 	})
 }

@@ -80,8 +80,9 @@ type Config struct {
 	Price      Price  // needed for budgets of cost
 	Retry      Retry
 
-	// Record, if set, is told of each call of the model. It is called from several goroutines and must not block.
-	Record func(Exchange)
+	// Record, if set, is told of each call of the model. It is called from several goroutines and must not block. If it
+	// returns an error, the answer is not taken in, and the conversation fails.
+	Record func(Exchange) error
 	Logger *slog.Logger // nil means slog.Default
 }
 

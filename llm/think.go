@@ -135,9 +135,14 @@ func (a *Agent) attempt(ctx context.Context, q question, attempt int, r reservat
 			s.Failures++
 		}
 	})
-	a.tell(q, attempt, request, answer, used, started, err)
+	if lost := a.tell(q, attempt, request, answer, used, started, err); lost != nil {
+		a.log.Error("call of the model cannot be recorded", "conversation", q.conversation, "error", lost)
+		return Response{}, errUnrecorded
+	}
 	return answer, err
 }
+
+var errUnrecorded = errors.New("the call of the model cannot be recorded")
 
 func (a *Agent) chat(ctx context.Context, r Request) (answer Response, err error) {
 	defer panics.Catch(&err, "provider")
@@ -161,8 +166,8 @@ func usageOfFailure(r Request, err error) Usage {
 	return Usage{}
 }
 
-// tell reports a call of the model.
-func (a *Agent) tell(q question, attempt int, r Request, answer Response, used Usage, started time.Time, err error) {
+// tell reports a call of the model, and returns why there is no record of it.
+func (a *Agent) tell(q question, attempt int, r Request, answer Response, used Usage, started time.Time, err error) error {
 	if err != nil {
 		detail := ""
 		if failed, ok := errors.AsType[*Error](err); ok {
@@ -171,7 +176,7 @@ func (a *Agent) tell(q question, attempt int, r Request, answer Response, used U
 		a.log.Warn("model call failed", "conversation", q.conversation, "attempt", attempt, "error", err, "detail", detail)
 	}
 	if a.config.Record == nil {
-		return
+		return nil
 	}
 	e := Exchange{
 		Conversation: q.conversation, TaskID: q.task, Model: a.config.Model, Attempt: attempt, Request: digest(hashed{r.System, r.Messages, r.Tools, r.MaxTokens, r.Temperature}),
@@ -180,7 +185,7 @@ func (a *Agent) tell(q question, attempt int, r Request, answer Response, used U
 	if err == nil {
 		e.Response = digest(answer)
 	}
-	a.config.Record(e)
+	return a.config.Record(e)
 }
 
 // hashed is the part of a request that the model sees.

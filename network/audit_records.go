@@ -70,11 +70,14 @@ func describeVerdict(v approval.Verdict) string {
 
 // recordExchanges returns what records the calls of an agent's model. It is the Record of an llm.Config; runtime
 // returns the agent's runtime, or nil while there is none.
-func recordExchanges(runtime func() *converge.Runtime) func(llm.Exchange) {
-	return func(e llm.Exchange) {
-		if r := runtime(); r != nil {
-			r.Record(exchangeReceipt(e)) // without a log that takes it, nothing that comes of it is done either
+func recordExchanges(runtime func() *converge.Runtime) func(llm.Exchange) error {
+	return func(e llm.Exchange) error {
+		r := runtime()
+		if r == nil {
+			return nil
 		}
+		_, err := r.Record(exchangeReceipt(e))
+		return err
 	}
 }
 

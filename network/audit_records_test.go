@@ -59,7 +59,9 @@ func TestVerdictsAreRecorded(t *testing.T) {
 		r.Duration != time.Minute || r.Reason != "by uid 1000, rule 2, request q-1: not today" || len(r.Taint) != 1 {
 		t.Errorf("%+v", r)
 	}
-	(&Network{}).recordVerdict(approval.Verdict{})
+	if err := (&Network{}).recordVerdict(approval.Verdict{}); err != nil { // without receipts
+		t.Error(err)
+	}
 }
 
 func TestExchangesWithModelsBecomeReceipts(t *testing.T) {
@@ -76,5 +78,7 @@ func TestExchangesWithModelsBecomeReceipts(t *testing.T) {
 	if r := exchangeReceipt(e); r.Outcome != "failed" || r.Reason != "conversation task-1, attempt 2: overloaded" {
 		t.Errorf("%+v", r)
 	}
-	recordExchanges(func() *converge.Runtime { return nil })(e) // before there is a runtime
+	if err := recordExchanges(func() *converge.Runtime { return nil })(e); err != nil { // before there is a runtime
+		t.Error(err)
+	}
 }
