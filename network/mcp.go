@@ -65,7 +65,10 @@ func serverErrors(errs []error) error {
 
 // tellConfinement says what programs are kept from on this machine, and what not.
 func (n *Network) tellConfinement() {
-	for _, s := range n.servers {
+	for i, s := range n.servers {
+		m := n.config.MCP[i]
+		n.warnOfState(s.Name(), slices.Concat([]string{m.Dir}, m.Read, m.Write))
+		n.warnOfSocket(s.Name(), m.UnixSockets)
 		var kept, missing []string
 		for _, p := range s.Protections() {
 			if p.InForce {

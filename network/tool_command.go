@@ -49,6 +49,7 @@ func (n *Network) newCommand(name string, t config.Tool) (described, error) {
 	n.params[name] = c.InputSchema().Required
 	n.commands = append(n.commands, c)
 	n.warnOfState(name, slices.Concat([]string{t.Dir}, slices.Collect(maps.Values(t.Paths)), t.Read, t.Write))
+	n.warnOfSocket(name, t.UnixSockets)
 	return c, nil
 }
 
@@ -118,20 +119,45 @@ func listed(what []string) string {
 	return strings.Join(what, ", ")
 }
 
-// warnOfState warns of a tool that can read the keys of agents.
+// warnOfState warns of a tool that can read the keys of agents, or the one that allows tool calls.
 func (n *Network) warnOfState(name string, folders []string) {
-	state, err := filepath.Abs(n.dir)
-	if err != nil {
-		return
-	}
+	state := realPath(n.dir)
 	for _, folder := range folders {
-		within, err := filepath.Abs(folder)
-		if folder == "" || err != nil {
+		if folder == "" {
 			continue
 		}
-		if rel, err := filepath.Rel(within, state); err == nil && filepath.IsLocal(rel) {
+		granted := realPath(folder)
+		switch {
+		case isWithin(granted, state):
 			n.log.Warn("a tool can read the keys of agents, since the folder of state lies in one of its own: move data elsewhere, or give the tool less",
+				"tool", name, "folder", folder, "data", n.dir)
+		case isWithin(state, granted):
+			n.log.Warn("a tool is granted a part of the folder of state, where keys are: give it a place elsewhere",
 				"tool", name, "folder", folder, "data", n.dir)
 		}
 	}
+}
+
+// warnOfSocket warns of a tool that can allow its own calls: the control socket takes it for whoever runs the network.
+func (n *Network) warnOfSocket(name string, granted bool) {
+	if granted && !n.removes {
+		n.log.Warn("a tool may connect to sockets of this machine, and so to the control socket, where tool calls are allowed: take unix_sockets out if it can do without",
+			"tool", name, "data", n.dir)
+	}
+}
+
+// realPath is the absolute path without symbolic links, as far as there is something.
+func realPath(path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs
+	}
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		return real
+	}
+	return path
+}
+
+func isWithin(folder, path string) bool {
+	rel, err := filepath.Rel(folder, path)
+	return err == nil && filepath.IsLocal(rel)
 }

@@ -66,6 +66,35 @@ func TestToolThatCanReadKeysIsWarnedOf(t *testing.T) {
 	}
 }
 
+// TestToolThatCouldAllowItsOwnCallsIsWarnedOf grants what leads to the key of approvals and to the control socket.
+func TestToolThatCouldAllowItsOwnCallsIsWarnedOf(t *testing.T) {
+	const tools, socket = "network: t\ntools: {a: {command: [cat], %s}}\n", "to the control socket"
+	server := func(grants string) string {
+		text, _ := serving(t, "")
+		return strings.Replace(text, "write: [", grants+", write: [", 1)
+	}
+	for name, c := range map[string]struct{ text, want string }{
+		"inside":          {fmt.Sprintf(tools, "write: [DATA/approval.key]"), "part of the folder of state"},
+		"link":            {fmt.Sprintf(tools, "read: [LINK]"), "can read the keys"},
+		"socket":          {fmt.Sprintf(tools, "unix_sockets: true"), socket},
+		"server":          {server("read: [DATA]"), "can read the keys"},
+		"server's socket": {server("unix_sockets: true"), socket},
+		"none":            {fmt.Sprintf(tools, "network: true"), ""},
+	} {
+		dir := t.TempDir()
+		data, link := filepath.Join(dir, "data"), filepath.Join(dir, "link")
+		check(t, os.Mkdir(data, 0o700))
+		check(t, os.Symlink(dir, link))
+		check(t, os.WriteFile(filepath.Join(data, "approval.key"), []byte(strings.Repeat("0", 64)), 0o600))
+		log, text := newLog()
+		build(t, strings.NewReplacer("DATA", data, "LINK", link).Replace(c.text)+"data: "+data+"\n", network.Options{Logger: log})
+		said := text.String()
+		if c.want != "" && !strings.Contains(said, c.want) || c.want == "" && (strings.Contains(said, "keys") || strings.Contains(said, socket)) {
+			t.Errorf("%s: want %q\n%s", name, c.want, said)
+		}
+	}
+}
+
 func TestHTTPToolServesTasks(t *testing.T) {
 	var auth string
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
