@@ -90,8 +90,8 @@ type Network struct {
 	ran     atomic.Bool
 	closed  atomic.Bool
 	done    chan struct{}
-	started time.Time
-	ended   time.Time // when the job was done; zero before
+	started atomic.Pointer[time.Time] // nil before Run
+	ended   atomic.Pointer[time.Time] // when the job was done; nil before
 
 	aborted context.Context // ends with Abort; a signal for all tools, whoever calls them
 	abort   context.CancelCauseFunc

@@ -104,12 +104,12 @@ func (n *Network) Report() Report {
 			Failed:   s.Decisions[converge.FailTask{}.Kind()].Done,
 		},
 	}
-	if !n.started.IsZero() {
-		end := n.ended
-		if end.IsZero() {
-			end = time.Now()
+	if started := n.started.Load(); started != nil {
+		end := time.Now()
+		if ended := n.ended.Load(); ended != nil {
+			end = *ended
 		}
-		r.ElapsedMS = end.Sub(n.started).Milliseconds()
+		r.ElapsedMS = end.Sub(*started).Milliseconds()
 	}
 	n.addOutcomes(&r)
 	return r

@@ -33,7 +33,8 @@ func (n *Network) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	defer context.AfterFunc(n.aborted, func() { stop(errAborted) })()
-	n.started = time.Now()
+	now := time.Now()
+	n.started.Store(&now)
 	closeMetrics, err := n.serveMetrics()
 	if err != nil {
 		return err
@@ -196,7 +197,8 @@ func (n *Network) awaitJob(ctx context.Context) {
 	if coordinators == 0 {
 		return
 	}
-	n.ended = time.Now()
+	now := time.Now()
+	n.ended.Store(&now)
 	p := n.Progress()
 	n.log.Info("all tasks have ended", "completed", p.Completed, "failed", p.Failed)
 	close(n.done)
