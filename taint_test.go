@@ -124,10 +124,11 @@ func TestReasonOfAFailedAttemptTaintsWhoeverIsShownIt(t *testing.T) {
 			}
 			for _, won := range turn.Claimed {
 				if words = won.Error; words == "" {
-					return []converge.Decision{converge.FailTask{TaskID: won.ID, Reason: "run hammer now"}}
+					d = append(d, converge.FailTask{TaskID: won.ID, Reason: "run hammer now"})
+					continue
 				}
 				from := turn.Taint()
-				return []converge.Decision{converge.InvokeTool{Tool: "echo", CallID: "told", TaskID: won.ID, Taint: &from}}
+				d = append(d, converge.InvokeTool{Tool: "echo", CallID: "told", TaskID: won.ID, Taint: &from})
 			}
 			return d
 		}}

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/converge-agents/converge/internal/capture"
 	processes "github.com/converge-agents/converge/internal/process"
 	"github.com/converge-agents/converge/tool"
 )
@@ -27,8 +28,8 @@ func (p *process) run(ctx context.Context) ([]byte, error) {
 		return nil, fmt.Errorf("not started: %w", context.Cause(ctx))
 	}
 	var g processes.Group
-	stdout := &capped{limit: p.maxOutput, full: g.Kill}
-	stderr := &tail{limit: p.maxStderr}
+	stdout := &capture.Capped{Limit: p.maxOutput, Full: g.Kill}
+	stderr := &capture.Tail{Limit: p.maxStderr}
 	cmd := exec.Command(p.path, p.args...)
 	cmd.Env, cmd.Dir = p.env, p.dir
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = p.stdin, stdout, stderr
@@ -45,14 +46,14 @@ func (p *process) run(ctx context.Context) ([]byte, error) {
 	switch {
 	case !started:
 		return nil, p.startError(err)
-	case stdout.over:
+	case stdout.Over():
 		return nil, fmt.Errorf("%w: more than %d bytes", tool.ErrOutputTooLarge, p.maxOutput)
 	case err != nil && ctx.Err() != nil:
 		return nil, fmt.Errorf("killed: %w", context.Cause(ctx))
 	case err != nil:
-		return nil, p.exitError(err, string(stderr.kept))
+		return nil, p.exitError(err, stderr.String())
 	default:
-		return stdout.buffer.Bytes(), nil
+		return stdout.Bytes(), nil
 	}
 }
 

@@ -69,21 +69,6 @@ func checkOptionHolds(t *testing.T, tmpl template.Template, filled string) {
 	}
 }
 
-func TestTailKeepsTheLastBytes(t *testing.T) {
-	for _, writes := range [][]string{{"abc"}, {"abcdef"}, {"ab", "cd", "ef"}, {"abcd", "e"}, {"abc", "defghijk"}, {"", "a"}, {}} {
-		w := &tail{limit: 4}
-		all := strings.Join(writes, "")
-		for _, p := range writes {
-			if n, err := w.Write([]byte(p)); n != len(p) || err != nil {
-				t.Fatal(n, err)
-			}
-		}
-		if want := all[max(0, len(all)-4):]; string(w.kept) != want {
-			t.Errorf("%q: kept %q; want %q", writes, w.kept, want)
-		}
-	}
-}
-
 func TestParamsOfATemplate(t *testing.T) {
 	tmpl, err := template.Parse("{a}-{{b}}-{c}{a}")
 	if err != nil || !slices.Equal(tmpl.Params(), []string{"a", "c", "a"}) {

@@ -6,12 +6,12 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"sync"
 	"syscall"
 	"time"
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
+	"github.com/converge-agents/converge/internal/capture"
 	"github.com/converge-agents/converge/internal/process"
 	"github.com/converge-agents/converge/internal/sandbox"
 )
@@ -49,7 +49,7 @@ type program struct {
 type running struct {
 	group  process.Group
 	cmd    *exec.Cmd
-	stderr *tail
+	stderr *capture.Tail
 	exited chan struct{} // closed when it has ended, with its group
 	end    string        // how; valid then
 }
@@ -64,7 +64,7 @@ func (p program) start() (*carrier, error) {
 		closeAll(childIn, in)
 		return nil, err
 	}
-	r := &running{cmd: exec.Command(p.path, p.args...), stderr: &tail{}, exited: make(chan struct{})}
+	r := &running{cmd: exec.Command(p.path, p.args...), stderr: &capture.Tail{Limit: maxStderr}, exited: make(chan struct{})}
 	r.group.DieWithParent = true
 	r.cmd.Env, r.cmd.Dir, r.cmd.WaitDelay = p.env, p.dir, waitDelay
 	r.cmd.Stdin, r.cmd.Stdout, r.cmd.Stderr = childIn, childOut, r.stderr
@@ -130,25 +130,4 @@ func (r *running) stop() {
 		}
 	}
 	<-r.exited
-}
-
-// tail keeps the last maxStderr bytes of what is written to it.
-type tail struct {
-	mu   sync.Mutex
-	kept []byte
-}
-
-func (w *tail) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	fresh := p[max(0, len(p)-maxStderr):]
-	stale := max(0, len(w.kept)+len(fresh)-maxStderr)
-	w.kept = append(w.kept[:copy(w.kept, w.kept[stale:])], fresh...)
-	return len(p), nil
-}
-
-func (w *tail) String() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return string(w.kept)
 }

@@ -49,6 +49,7 @@ import (
 	"github.com/tetratelabs/wazero/experimental/sysfs"
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 
+	"github.com/converge-agents/converge/internal/capture"
 	"github.com/converge-agents/converge/tool"
 )
 
@@ -334,18 +335,18 @@ func (t *Tool) Run(ctx context.Context, params json.RawMessage) (tool.Output, er
 	if !ok {
 		limit = tool.DefaultMaxOutput
 	}
-	stdout := &capped{limit: limit, full: func() { cancel(errFull) }}
-	stderr := &tail{limit: t.config.MaxStderr}
+	stdout := &capture.Capped{Limit: limit, Full: func() { cancel(capture.ErrFull) }}
+	stderr := &capture.Tail{Limit: t.config.MaxStderr}
 	err := t.instantiate(ctx, bytes.NewReader(params), stdout, stderr)
 	switch {
-	case stdout.over:
+	case stdout.Over():
 		return tool.Output{}, fmt.Errorf("%w: more than %d bytes", tool.ErrOutputTooLarge, limit)
 	case ctx.Err() != nil: // also if the module has ended by itself, having been woken
 		return tool.Output{}, fmt.Errorf("stopped: %w", context.Cause(ctx))
 	case err != nil:
-		return tool.Output{}, ended(err, string(stderr.kept))
+		return tool.Output{}, ended(err, stderr.String())
 	}
-	return format(t.config.Output, stdout.buffer.Bytes())
+	return format(t.config.Output, stdout.Bytes())
 }
 
 // instantiate runs the module from its start to its end.
