@@ -279,8 +279,9 @@ func (t *Tool) call(ctx context.Context, request *nethttp.Request) (tool.Output,
 	defer answer.Body.Close()
 	status := answer.StatusCode
 	if status >= 400 {
-		text, _ := io.ReadAll(io.LimitReader(answer.Body, MaxErrorBody)) // as much as there is
-		return tool.Output{}, &StatusError{Status: status, Body: strings.ToValidUTF8(string(t.redact(text)), "\ufffd")}
+		text, _ := io.ReadAll(io.LimitReader(answer.Body, MaxErrorBody+maxSecret)) // as much as there is; no secret is cut
+		text = t.redact(text)
+		return tool.Output{}, &StatusError{Status: status, Body: strings.ToValidUTF8(string(text[:min(len(text), MaxErrorBody)]), "\ufffd")}
 	}
 	if status >= 300 || status < 200 {
 		return tool.Output{}, &StatusError{Status: status}
@@ -295,7 +296,7 @@ func (t *Tool) call(ctx context.Context, request *nethttp.Request) (tool.Output,
 	case err != nil:
 		return tool.Output{}, reason(ctx, err)
 	}
-	return tool.Output{Data: t.redact(data), ContentType: mediaType(answer.Header.Get("Content-Type"))}, nil
+	return tool.Output{Data: t.redact(data), ContentType: mediaType(string(t.redact([]byte(answer.Header.Get("Content-Type")))))}, nil
 }
 
 // mediaType keeps what is a media type.

@@ -159,6 +159,33 @@ func TestNewRefuses(t *testing.T) {
 	}
 }
 
+// TestSecretIsNotRepeatedInPartsOrBesides has the server repeat it where it is cut off, and in a header.
+func TestSecretIsNotRepeatedInPartsOrBesides(t *testing.T) {
+	t.Setenv("HTTP_TEST_TOKEN", "hunter2-hunter2")
+	s := newServer(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/type" {
+			w.Header().Set("Content-Type", "text/plain; for="+r.Header.Get("X-Key"))
+			return
+		}
+		w.WriteHeader(http.StatusTeapot)
+		fmt.Fprint(w, strings.Repeat("x", toolhttp.MaxErrorBody-7), r.Header.Get("X-Key"))
+	})
+	c := s.config("/")
+	c.Secrets = map[string]toolhttp.Secret{"X-Key": {Env: "HTTP_TEST_TOKEN"}}
+	_, err := run(t, c, nil)
+	if status, ok := errors.AsType[*toolhttp.StatusError](err); !ok || strings.Contains(status.Body, "hunter") || len(status.Body) != toolhttp.MaxErrorBody {
+		t.Errorf("%d bytes that end in %q", len(status.Body), status.Body[len(status.Body)-10:])
+	}
+	c.URL = s.URL + "/type"
+	it, err := toolhttp.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if output, err := it.Run(t.Context(), nil); err != nil || strings.Contains(output.ContentType, "hunter") {
+		t.Errorf("%q, %v", output.ContentType, err)
+	}
+}
+
 func TestStatusIsAnError(t *testing.T) {
 	t.Setenv("HTTP_TEST_TOKEN", "hunter2-hunter2")
 	s := newServer(t, func(w http.ResponseWriter, r *http.Request) {
