@@ -90,10 +90,10 @@ func (x *index) show(r *record) {
 // waken shows the tasks that are ready, and returns them.
 func (x *index) waken(now int64) (ready []*record) {
 	for x.asleep.size > 0 && x.asleep.first() <= now {
-		r := x.asleep.runs[0][0].rec
-		x.asleep.remove(x.asleep.runs[0][0])
-		x.show(r)
-		ready = append(ready, r)
+		first := *x.asleep.head()
+		x.asleep.remove(first)
+		x.show(first.rec)
+		ready = append(ready, first.rec)
 	}
 	return ready
 }
