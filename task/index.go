@@ -17,17 +17,17 @@ import (
 // A change is entered in the book, which notes it as a move. Those who want to know of an order lock the rankings and have them
 // take in the moves first; so with the moves, the rankings are what the book is.
 type index struct {
-	book  *book        // one that has ended rests here until the watch has passed it
-	count atomic.Int64 // pending tasks in the rankings
+	book *book // one that has ended rests here until the watch has passed it
 
 	mu     brief.Mutex // for what follows. It comes before that of a page.
 	_      [56]byte    // see brief.Mutex
 	groups map[route]*group
 	shelf  map[anchor]map[*group]bool
-	size   int     // pending tasks
-	due    ranking // what expires
-	asleep ranking // pending tasks that are in no group, since they wait to be ready
-	spare  moves   // empty
+	size   int          // pending tasks
+	due    ranking      // what expires
+	asleep ranking      // pending tasks that are in no group, since they wait to be ready
+	spare  moves        // empty
+	count  atomic.Int64 // the size, which may be read without
 }
 
 // group holds the pending tasks of one kind and routing, by priority and then age.

@@ -26,7 +26,7 @@ import (
 )
 
 // Config bounds what a store holds. Bytes count keys and values; the bookkeeping of an entry adds
-// 220 to 330 bytes to them. The zero Config is a good default.
+// 160 to 260 bytes to them. The zero Config is a good default.
 type Config struct {
 	MaxEntries int   // entries; 0 means 4,194,304. Beyond it Put creates nothing and returns store.ErrFull.
 	MaxBytes   int64 // bytes of entries; 0 means 1 GiB. A Put that grows them beyond it returns store.ErrFull.
