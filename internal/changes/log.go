@@ -117,6 +117,9 @@ func (l *Log) Follow(ctx context.Context, prefix string, after store.Revision, e
 			}
 		}
 		clear(batch)
+		if len(batch) == batchLength {
+			continue // it is behind those who write
+		}
 		if len(batch) > 0 {
 			runtime.Gosched() // those who write go on, and there is more to take in one turn
 		} else if err := l.wait(ctx, w); err != nil {
