@@ -68,17 +68,23 @@ var floors = map[string]int{
 
 	"": 6, // package converge
 
+	"llm":     7,
 	"observe": 7,
+	"replay":  7,
 	"role":    7,
 
-	"config": 8,
+	"config":        8,
+	"llm/anthropic": 8,
+	"llm/llmtest":   8,
+	"llm/openai":    8,
 
 	"network": 9,
 
 	"internal/loadtest": 10,
 
-	"cmd/converge":      11,
-	"examples/embedded": 11,
+	"cmd/converge":       11,
+	"examples/embedded":  11,
+	"examples/llm/model": 11,
 }
 
 func TestFloors(t *testing.T) {

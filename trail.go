@@ -43,6 +43,7 @@ type trail struct {
 
 	mu      sync.Mutex
 	waiting map[message.ID]uint64 // receipts of the messages in the inbox
+	own     []uint64              // receipts by Runtime.Record, since the last turn
 
 	// Run's goroutine only.
 	causes    []uint64 // receipts of what the next turn shows
@@ -100,6 +101,37 @@ func (t *trail) healthy() error {
 		return fmt.Errorf("%w: %w", ErrAudit, err)
 	}
 	return nil
+}
+
+// Record appends a receipt of the agent to its log, for what the agent does by other means than decisions: a
+// model that it asks, say. It leads to the agent's next turn, or the one under way. Content is left out unless AuditConfig.Content is set;
+// package replay hands it to replay.Config.Observe. Without a log it does nothing and returns 0. It is safe for concurrent use. Errors: [ErrAudit].
+func (r *Runtime) Record(receipt audit.Receipt) (seq uint64, err error) {
+	t := r.trail
+	if t == nil {
+		return 0, nil
+	}
+	if !t.Content {
+		receipt.Content = nil
+	}
+	if seq, err = t.try(&receipt); err != nil {
+		return 0, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.own) < audit.MaxCauses {
+		t.own = append(t.own, seq)
+	}
+	return seq, nil
+}
+
+// takeOwn returns the receipts that the agent has recorded itself.
+func (t *trail) takeOwn() []uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	own := t.own
+	t.own = nil
+	return own
 }
 
 // started records that the agent begins, and from where.
@@ -253,7 +285,8 @@ func (t *trail) decided(turn *Turn, decisions []Decision, took time.Duration, er
 		return
 	}
 	t.turn = 0
-	if turn.isEmpty() && len(decisions) == 0 && err == nil && !t.Content {
+	t.causes = append(t.causes, t.takeOwn()...)
+	if turn.isEmpty() && len(decisions)+len(t.causes) == 0 && err == nil && !t.Content {
 		return
 	}
 	r := audit.Receipt{Kind: audit.KindTurn, Outcome: "decided", Causes: t.causes, Count: uint64(len(decisions)), Duration: max(took, 0)}

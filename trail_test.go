@@ -94,14 +94,16 @@ func TestReceiptsLinkMessageToDecisionToCallToResult(t *testing.T) {
 		w, b, box := newWorld(t), newBook(t, dir), newToolbox(t)
 		alice := w.peer()
 		bob := &script{decide: func(turn converge.Turn) []converge.Decision {
-			switch {
-			case len(turn.Messages) > 0:
+			if len(turn.Messages) > 0 {
 				return []converge.Decision{
 					converge.InvokeTool{Tool: "echo", CallID: "call-1", Params: json.RawMessage(`{"secret":"hunter2"}`)},
 					converge.InvokeTool{Tool: "hammer", CallID: "call-2"},
 				}
-			case len(turn.Results) > 0 && turn.Results[0].CallID == "call-1":
-				return []converge.Decision{converge.SendMessage{Draft: message.Draft{To: alice.id.ID(), Body: []byte("hunter2 done")}}}
+			}
+			for _, result := range turn.Results {
+				if result.CallID == "call-1" {
+					return []converge.Decision{converge.SendMessage{Draft: message.Draft{To: alice.id.ID(), Body: []byte("hunter2 done")}}}
+				}
 			}
 			return nil
 		}}
@@ -399,4 +401,39 @@ func TestFailedDecisionsAreRecordedAndLeadToTheNextTurn(t *testing.T) {
 		turns := some(all, audit.KindTurn, "")
 		caused(t, turns[1], failed)
 	})
+}
+
+// TestWhatAnAgentRecordsItselfLeadsToItsTurn has an agent that asks something else than the runtime.
+func TestWhatAnAgentRecordsItselfLeadsToItsTurn(t *testing.T) {
+	for _, content := range []bool{true, false} {
+		dir := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			w, b := newWorld(t), newBook(t, dir)
+			var r *agent
+			c := w.config(&script{decide: func(turn converge.Turn) []converge.Decision {
+				if len(turn.Messages) > 0 {
+					must(r.Record(audit.Receipt{Kind: audit.KindModel, Action: "clever", Outcome: "ok", Content: []byte("thoughts")}))
+				}
+				return nil
+			}})
+			c.Audit = converge.AuditConfig{Log: b.Log, Content: content}
+			alice := w.peer()
+			r = w.run(c)
+			synctest.Wait()
+			alice.say(c.Identity.ID(), "think")
+			synctest.Wait()
+			r.end()
+			all := b.read()
+			model, came := only(t, all, audit.KindModel, "clever"), only(t, all, audit.KindMessage, "direct")
+			turns := some(all, audit.KindTurn, "")
+			caused(t, turns[len(turns)-1], came, model)
+			if model.Agent != c.Identity.ID() || content != (len(model.Content) > 0) {
+				t.Errorf("content %t: %+v", content, model)
+			}
+		})
+	}
+	w := newWorld(t)
+	if seq, err := must(converge.New(w.config(&script{}))).Record(audit.Receipt{Kind: audit.KindModel}); seq != 0 || err != nil {
+		t.Errorf("without a log: %d, %v", seq, err)
+	}
 }

@@ -16,7 +16,9 @@
 //   - A denial counts for the same call until the request's time is over, so that asking again and again does
 //     not tire those who decide.
 //
-// Whoever can write to the store can decide; access to it is to be guarded like that.
+// The store is not trusted with any of that. Records are authenticated by a key ([Config.Key]) that those share who
+// decide for each other, so whoever can write to the store can take requests away, and calls with them, but neither
+// allow one nor change what is shown of it.
 package approval
 
 import (
@@ -33,6 +35,7 @@ const (
 	DefaultMaxPending         = 256
 	DefaultMaxPendingPerAgent = 16
 
+	MinKey      = 16 // bytes
 	MaxTimeout  = 7 * 24 * time.Hour
 	MostPending = 4096
 )
@@ -56,6 +59,7 @@ var (
 	ErrDecided = errors.New("the request has been decided")
 	ErrEnded   = errors.New("the request has ended")
 	ErrRecord  = errors.New("not a valid approval record")
+	ErrForeign = errors.New("the approval record was made with another key")
 )
 
 // State is how far a request has got.

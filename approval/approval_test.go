@@ -452,6 +452,9 @@ func TestRequestsOfDeadProcessesEndByThemselves(t *testing.T) {
 		denied := wipe()
 		denied.TaskID = "t-2"
 		kill(t, start(t, s, approval.Config{}), denied)
+		foreign := wipe()
+		foreign.TaskID = "t-3"
+		kill(t, start(t, s, approval.Config{Key: []byte("a key that died with its process")}), foreign)
 		p := start(t, s, approval.Config{})
 		all, err := p.List(t.Context())
 		if err != nil || len(all) != 2 {
@@ -650,6 +653,7 @@ func TestConfigIsChecked(t *testing.T) {
 	for field, c := range map[string]approval.Config{
 		"Store":              {},
 		"Timeout":            {Store: s, Timeout: -1},
+		"Key":                {Store: s, Key: []byte("short")},
 		"MaxPending ":        {Store: s, MaxPending: approval.MostPending + 1},
 		"MaxPendingPerAgent": {Store: s, MaxPendingPerAgent: -1},
 	} {
@@ -663,6 +667,141 @@ func TestConfigIsChecked(t *testing.T) {
 	} {
 		if _, err := p.Decide(t.Context(), "0123456789abcdef", d); err == nil || !strings.Contains(err.Error(), field) {
 			t.Errorf("%s: %v", field, err)
+		}
+	}
+}
+
+// skewed is a store with a clock of its own.
+type skewed struct {
+	store.Store
+	ahead time.Duration
+}
+
+func (s skewed) Now(context.Context) (time.Time, error) { return time.Now().Add(s.ahead), nil }
+
+func TestTimeIsThatOfTheStore(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		shared := newStore(t)
+		c := approval.Config{Store: skewed{shared, 5 * time.Hour}, Policy: policy.BuiltIn(), Timeout: minute, Logger: quiet}
+		s, err := approval.New(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := &process{Service: s}
+		began := time.Now()
+		ended := asked(t.Context(), p, wipe())
+		if r := only(t, p); !r.Asked.Equal(began.Add(5*time.Hour)) || r.Expires.Sub(r.Asked) != minute {
+			t.Errorf("asked at %v until %v", r.Asked, r.Expires)
+		}
+		time.Sleep(minute)
+		synctest.Wait()
+		wantEnd(t, ended, approval.ErrTimedOut)
+		none(t, shared)
+	})
+}
+
+// TestStoreCannotAllowCalls has somebody who may write to the store do what they can.
+func TestStoreCannotAllowCalls(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newStore(t)
+		p := start(t, s, approval.Config{})
+		thief := start(t, s, approval.Config{Key: []byte("the key of somebody else, and as long")})
+		ended := asked(t.Context(), p, wipe())
+		id := only(t, p).ID
+		if all, err := thief.List(t.Context()); err != nil || len(all) != 0 || thief.Stats().Foreign == 0 {
+			t.Errorf("with another key %v is listed, %v", all, err)
+		}
+		if _, err := thief.Decide(t.Context(), id, approval.Decision{Allow: true}); !errors.Is(err, approval.ErrUnknown) {
+			t.Errorf("deciding with another key: %v", err)
+		}
+		if err := thief.Approve(t.Context(), wipe()); err == nil || thief.last().Outcome != approval.NotAsked {
+			t.Errorf("asking for the same call with another key: %v", err)
+		}
+
+		// The allowance of the thief's own request, put in the place of the other.
+		var genuine store.Entry
+		for e, err := range s.List(t.Context(), "") {
+			if err != nil {
+				t.Fatal(err)
+			}
+			genuine = e
+		}
+		elsewhere := newStore(t)
+		forger := start(t, elsewhere, approval.Config{Key: []byte("the key of somebody else, and as long")})
+		kill(t, forger, wipe())
+		forger = start(t, elsewhere, approval.Config{Key: []byte("the key of somebody else, and as long")})
+		answer(t, forger, only(t, forger).ID, true)
+		forged, err := elsewhere.Get(t.Context(), genuine.Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Put(t.Context(), genuine.Key, forged.Value, genuine.Revision); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if err := <-ended; err == nil {
+			t.Error("a forged allowance counts")
+		}
+		time.Sleep(time.Hour)
+		if err := p.Approve(timeout(t, minute), wipe()); !errors.Is(err, context.DeadlineExceeded) { // the forged record is over, and gives way
+			t.Errorf("an hour later: %v", err)
+		}
+	})
+}
+
+func timeout(t *testing.T, d time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestReplayOfAUsedAllowanceByTheStoreIsNotAccepted(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newStore(t)
+		kill(t, start(t, s, approval.Config{}), wipe())
+		p := start(t, s, approval.Config{})
+		answer(t, p, only(t, p).ID, true)
+		var kept store.Entry
+		for e, err := range s.List(t.Context(), "") {
+			if err != nil {
+				t.Fatal(err)
+			}
+			kept = e
+		}
+		if err := p.Approve(t.Context(), wipe()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Put(t.Context(), kept.Key, kept.Value, 0); err != nil {
+			t.Fatal(err)
+		}
+		ended := asked(timeout(t, minute), p, wipe())
+		waits(t, ended)
+		if now := only(t, p); now.State != approval.Waiting {
+			t.Errorf("the request is %+v", now)
+		}
+		time.Sleep(minute)
+		synctest.Wait()
+		wantEnd(t, ended, context.DeadlineExceeded)
+		none(t, s)
+	})
+}
+
+func BenchmarkApproveByThePolicy(b *testing.B) {
+	p := start(b, newStore(b), approval.Config{})
+	s, err := approval.New(approval.Config{Store: p.store, Policy: policy.BuiltIn(), Logger: quiet})
+	if err != nil {
+		b.Fatal(err)
+	}
+	r := wipe()
+	r.Annotations = tool.Annotations{}
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := s.Approve(context.Background(), r); err != nil {
+			b.Fatal(err)
 		}
 	}
 }

@@ -68,12 +68,9 @@ func (s *Service) settle(ctx context.Context, c *call, r *record) (v Verdict, ov
 		s.remember(r, Denied)
 		return c.verdict(DeniedBy, r, refusal(r)), true
 	case Allowed:
-		used, err := s.remove(ctx, r)
+		used, err := s.use(ctx, r)
 		if err != nil {
 			return s.refused(ctx, c, r, err), true
-		}
-		if used {
-			s.remember(r, Allowed)
 		}
 		return c.verdict(AllowedBy, r, nil), used
 	}
@@ -108,8 +105,13 @@ func (s *Service) enter(ctx context.Context, c *call) (*record, error) {
 		if err != nil {
 			return nil, err
 		}
-		if old != nil && !old.expired(now) && (old.State == Denied || old.covers(c.Taint)) {
-			return old, nil
+		if old != nil && !old.expired(now) {
+			if !old.proven {
+				return nil, ErrForeign
+			}
+			if old.State == Denied || old.covers(c.Taint) {
+				return old, nil
+			}
 		}
 		r, err := s.create(ctx, c, old, now)
 		if !errors.Is(err, store.ErrConflict) {
@@ -127,7 +129,7 @@ func (s *Service) find(ctx context.Context, key string) (*record, error) {
 	if err != nil {
 		return nil, err
 	}
-	return decodeRecord(e)
+	return decodeRecord(e, s.config.Key)
 }
 
 // create stores a new request, in the place of an old one if there is one.
@@ -144,7 +146,7 @@ func (s *Service) create(ctx context.Context, c *call, old *record, now time.Tim
 		}
 	}
 	var err error
-	if r.revision, err = s.store.Put(ctx, c.key, r.encode(), at); err != nil {
+	if r.revision, err = s.store.Put(ctx, c.key, r.seal(s.config.Key), at); err != nil {
 		return nil, err
 	}
 	s.asked.Add(1)
@@ -190,6 +192,7 @@ func newRecord(c *call, now time.Time, timeout time.Duration) *record {
 	return &record{
 		hash:       c.hash[:],
 		paramsHash: c.params[:],
+		proven:     true,
 		Request: Request{
 			ID:           newID(),
 			Agent:        clip(c.Agent, maxName),

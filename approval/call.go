@@ -29,13 +29,13 @@ const folder = "approval"
 // callDomain keeps the hash apart from all others.
 const callDomain = "converge-approval-call-v1"
 
-func newCall(r tool.Request) *call {
+func newCall(r tool.Request, d policy.Decision) *call {
 	labels := r.Taint.Labels()
 	for i := range labels {
 		labels[i] = strings.ToValidUTF8(labels[i], "?")
 	}
 	r.Taint = taint.Of(labels...)
-	c := &call{Request: r, params: sha256.Sum256(r.Params)}
+	c := &call{Request: r, params: sha256.Sum256(r.Params), rule: d.Rule, reason: d.Reason}
 	b := cose.AppendArray(nil, 6)
 	for _, part := range []string{callDomain, r.AgentID, r.Agent, r.Tool, r.TaskID} {
 		b = cose.AppendBytes(b, []byte(part))
@@ -45,7 +45,7 @@ func newCall(r tool.Request) *call {
 	return c
 }
 
-func (c *call) forPolicy(now time.Time) policy.Call {
+func forPolicy(c tool.Request, now time.Time) policy.Call {
 	return policy.Call{
 		Agent: c.Agent, AgentID: c.AgentID, Tool: c.Tool,
 		Destructive: c.Annotations.Destructive, ReadOnly: c.Annotations.ReadOnly, OpenWorld: c.Annotations.OpenWorld,

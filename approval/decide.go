@@ -95,7 +95,7 @@ func (s *Service) answer(ctx context.Context, id string, d Decision) (*record, e
 		if d.Allow {
 			r.State = Allowed
 		}
-		r.revision, err = s.store.Put(ctx, r.key(), r.encode(), r.revision)
+		r.revision, err = s.store.Put(ctx, r.key(), r.seal(s.config.Key), r.revision)
 		if !errors.Is(err, store.ErrConflict) {
 			return r, err
 		}
@@ -151,15 +151,30 @@ func (s *Service) byID(ctx context.Context, id string) (*record, error) {
 	return nil, ErrUnknown
 }
 
-// records yields all records that can be read; others are counted and passed over.
+// records yields all proven records; others are counted and passed over.
 func (s *Service) records(ctx context.Context) iter.Seq2[*record, error] {
+	return func(yield func(*record, error) bool) {
+		for r, err := range s.allRecords(ctx) {
+			if err == nil && !r.proven {
+				s.foreign.Add(1)
+				continue
+			}
+			if !yield(r, err) {
+				return
+			}
+		}
+	}
+}
+
+// allRecords yields all records that can be read; others are counted and passed over.
+func (s *Service) allRecords(ctx context.Context) iter.Seq2[*record, error] {
 	return func(yield func(*record, error) bool) {
 		for e, err := range s.store.List(ctx, keyPrefix) {
 			if err != nil {
 				yield(nil, err)
 				return
 			}
-			r, err := decodeRecord(e)
+			r, err := decodeRecord(e, s.config.Key)
 			if err != nil {
 				s.corrupt.Add(1)
 				s.log.DebugContext(ctx, "unreadable approval record", "error", err)

@@ -91,6 +91,9 @@ func start(t testing.TB, s store.Store, c approval.Config) *process {
 	t.Helper()
 	p := &process{store: &mortal{Store: s}}
 	c.Store, c.Logger = p.store, quiet
+	if c.Key == nil {
+		c.Key = []byte("the key that the processes share")
+	}
 	c.Record = func(v approval.Verdict) {
 		p.mu.Lock()
 		defer p.mu.Unlock()

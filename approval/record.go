@@ -2,6 +2,8 @@ package approval
 
 import (
 	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -14,10 +16,14 @@ import (
 	"github.com/converge-agents/converge/taint"
 )
 
-// A record is a CBOR map in core deterministic encoding (RFC 8949 §4.2.1), with the version under key 1. Each
-// record has one encoding, and unknown keys are refused: what is not understood must not be allowed. Times are
-// nanoseconds since 1970.
+// A record is a CBOR array in core deterministic encoding (RFC 8949 §4.2.1) of two byte strings: a map, and its
+// HMAC-SHA256 under the key of those who decide for each other. The map has the version under key 1. Each record
+// has one encoding, and unknown keys are refused: what is not understood must not be allowed. Times are nanoseconds
+// since 1970.
 const recordVersion = 1
+
+// recordDomain keeps what the key authenticates here apart from all else.
+const recordDomain = "converge-approval-record-v1\x00"
 
 const keyPrefix = folder + "/"
 
@@ -35,6 +41,7 @@ type record struct {
 	hash       []byte // of the call
 	paramsHash []byte
 	revision   store.Revision
+	proven     bool // whoever wrote it has the key
 }
 
 // key is where the record lies.
@@ -102,20 +109,47 @@ func (r *record) encode() []byte {
 	return w.End()
 }
 
+// seal returns the bytes of the record, authenticated.
+func (r *record) seal(key []byte) []byte {
+	payload := r.encode()
+	return cose.AppendBytes(cose.AppendBytes(cose.AppendArray(nil, 2), payload), macOf(payload, key))
+}
+
+func macOf(payload, key []byte) []byte {
+	h := hmac.New(sha256.New, key)
+	h.Write([]byte(recordDomain))
+	h.Write(payload)
+	return h.Sum(nil)
+}
+
 // errNewer says that a record has a version that this program does not know.
 var errNewer = errors.New("it was written by a newer version of the program")
 
-// decodeRecord reads the record that an entry of the store holds. Its errors wrap ErrRecord.
-func decodeRecord(e store.Entry) (*record, error) {
-	r, err := parseRecord(e.Value)
+// decodeRecord reads the record that an entry of the store holds, and finds out whether it is proven. Its errors
+// wrap ErrRecord.
+func decodeRecord(e store.Entry, key []byte) (*record, error) {
+	payload, mac, err := split(e.Value)
+	if err != nil {
+		return nil, fmt.Errorf("%w at %.80q: %w", ErrRecord, e.Key, err)
+	}
+	r, err := parseRecord(payload)
 	if err == nil && r.key() != e.Key {
 		err = errors.New("it belongs to another call")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w at %.80q: %w", ErrRecord, e.Key, err)
 	}
-	r.revision = e.Revision
+	r.revision, r.proven = e.Revision, hmac.Equal(mac, macOf(payload, key))
 	return r, nil
+}
+
+func split(value []byte) (payload, mac []byte, err error) {
+	r := cose.NewReader(value)
+	if r.Array() != 2 {
+		r.Fail(cose.ErrUnexpected)
+	}
+	payload, mac = r.Bytes(), r.Bytes()
+	return payload, mac, r.End()
 }
 
 // parser reads a record.

@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/converge-agents/converge/internal/cose"
+	"github.com/converge-agents/converge/policy"
 	"github.com/converge-agents/converge/store"
 	"github.com/converge-agents/converge/taint"
 	"github.com/converge-agents/converge/tool"
@@ -19,8 +21,7 @@ func sample() *record {
 	c := newCall(tool.Request{
 		Agent: "ada", AgentID: "00ff", Tool: "wipe", Description: "wipes", Annotations: tool.Annotations{Destructive: true, OpenWorld: true},
 		Params: json.RawMessage(`{"disk":"sda"}`), Taint: taint.Of("peer:01", "tool:x"), TaskID: "t", CallID: "c",
-	})
-	c.rule, c.reason = 3, "because"
+	}, policy.Decision{Rule: 3, Reason: "because"})
 	return newRecord(c, time.Unix(1_700_000_000, 5), time.Minute)
 }
 
@@ -30,11 +31,17 @@ func decided() *record {
 	return r
 }
 
-func entry(r *record) store.Entry { return store.Entry{Key: r.key(), Value: r.encode(), Revision: 9} }
+var key = []byte("sixteen or more bytes")
+
+func entry(r *record) store.Entry { return store.Entry{Key: r.key(), Value: r.seal(key), Revision: 9} }
+
+func sealed(payload []byte) []byte {
+	return cose.AppendBytes(cose.AppendBytes(cose.AppendArray(nil, 2), payload), macOf(payload, key))
+}
 
 func TestRecordsComeBackAsTheyWere(t *testing.T) {
 	for _, want := range []*record{sample(), decided()} {
-		got, err := decodeRecord(entry(want))
+		got, err := decodeRecord(entry(want), key)
 		want.revision = 9
 		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%+v, %v, want %+v", got, err, want)
@@ -46,13 +53,13 @@ func TestRecordsThatNobodyWritesAreRefused(t *testing.T) {
 	newer := cose.NewMapWriter(nil)
 	newer.Uint(1, recordVersion+1)
 	for name, e := range map[string]store.Entry{
-		"of another call": {Key: keyPrefix + strings.Repeat("0", 64), Value: sample().encode()},
-		"newer":           {Key: sample().key(), Value: newer.End()},
+		"of another call": {Key: keyPrefix + strings.Repeat("0", 64), Value: sample().seal(key)},
+		"newer":           {Key: sample().key(), Value: sealed(newer.End())},
 		"empty":           {Key: sample().key()},
-		"more at the end": {Key: sample().key(), Value: append(sample().encode(), 0)},
-		"cut":             {Key: sample().key(), Value: sample().encode()[:100]},
+		"more at the end": {Key: sample().key(), Value: append(sample().seal(key), 0)},
+		"cut":             {Key: sample().key(), Value: sample().seal(key)[:100]},
 	} {
-		if _, err := decodeRecord(e); !errors.Is(err, ErrRecord) {
+		if _, err := decodeRecord(e, key); !errors.Is(err, ErrRecord) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -70,26 +77,50 @@ func TestRecordsThatNobodyWritesAreRefused(t *testing.T) {
 	} {
 		r := sample()
 		change(r)
-		if _, err := decodeRecord(entry(r)); !errors.Is(err, ErrRecord) {
+		if _, err := decodeRecord(entry(r), key); !errors.Is(err, ErrRecord) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
 
+func TestEverySingleBitFlipOfARecordIsNoticed(t *testing.T) {
+	e := entry(decided())
+	for i := range len(e.Value) * 8 {
+		flipped := bytes.Clone(e.Value)
+		flipped[i/8] ^= 1 << (i % 8)
+		if r, err := decodeRecord(store.Entry{Key: e.Key, Value: flipped}, key); err == nil && r.proven {
+			t.Fatalf("bit %d can be flipped", i)
+		}
+	}
+	if r, err := decodeRecord(e, []byte("another key of as many bytes")); err != nil || r.proven {
+		t.Errorf("with another key: %+v, %v", r, err)
+	}
+}
+
+// FuzzRecord: what is accepted has one encoding, and nothing is taken for proven that this test has not sealed.
 func FuzzRecord(f *testing.F) {
-	f.Add(sample().encode())
-	f.Add(decided().encode())
-	f.Add([]byte{0xa0})
+	seeds := [][]byte{sample().seal(key), decided().seal(key)}
+	for _, seed := range seeds {
+		f.Add(seed)
+	}
+	f.Add([]byte{0x82, 0x41, 0xa0, 0x40})
 	f.Fuzz(func(t *testing.T, value []byte) {
-		r, err := parseRecord(value)
+		payload, _, err := split(value)
 		if err != nil {
 			return
 		}
-		if !bytes.Equal(r.encode(), value) {
-			t.Errorf("%x comes back as %x", value, r.encode())
+		r, err := parseRecord(payload)
+		if err != nil {
+			return
 		}
-		if _, err := decodeRecord(store.Entry{Key: r.key(), Value: value}); err != nil {
+		if !bytes.Equal(r.encode(), payload) {
+			t.Errorf("%x comes back as %x", payload, r.encode())
+		}
+		got, err := decodeRecord(store.Entry{Key: r.key(), Value: value}, key)
+		if err != nil {
 			t.Errorf("under its key: %v", err)
+		} else if got.proven && !slices.ContainsFunc(seeds, func(seed []byte) bool { return bytes.Equal(seed, value) }) {
+			t.Errorf("%x is proven", value)
 		}
 	})
 }

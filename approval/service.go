@@ -3,6 +3,7 @@ package approval
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -19,6 +20,10 @@ import (
 type Config struct {
 	// Store keeps the requests; required. Processes that share it decide for each other.
 	Store store.Store
+	// Key authenticates the requests and decisions in the store: at least [MinKey] secret bytes, the same for all
+	// who decide for each other and for the next run. nil is a random one: only decisions of this Service count, and
+	// what an earlier one has asked is asked again.
+	Key []byte
 	// Policy says which calls are allowed, denied or asked about. nil denies all.
 	Policy *policy.Rules
 	// Timeout is how long a request waits for a decision, up to [MaxTimeout]. 0 means [DefaultTimeout].
@@ -49,13 +54,15 @@ type Service struct {
 	entering sync.Mutex // held while requests are counted and one is added
 
 	mu      sync.Mutex
-	waiters map[string]int // calls of this process that wait, by the key of their request
-	ended   []Request      // the last that have ended here, oldest first
+	used    map[string]time.Time // when the time of allowances is over that were used up here, by their IDs
+	waiters map[string]int       // calls of this process that wait, by the key of their request
+	ended   []Request            // the last that have ended here, oldest first
 
 	counts  [len(outcomes)]atomic.Uint64
 	waiting atomic.Int64
 	asked   atomic.Uint64
 	corrupt atomic.Uint64
+	foreign atomic.Uint64
 }
 
 var _ tool.Approver = (*Service)(nil)
@@ -66,6 +73,13 @@ var outcomes = [...]Outcome{PolicyAllowed, PolicyDenied, AllowedBy, DeniedBy, No
 func New(c Config) (*Service, error) {
 	if c.Store == nil {
 		return nil, errors.New("approval: Store is required")
+	}
+	if c.Key == nil {
+		c.Key = make([]byte, 32)
+		rand.Read(c.Key) // never fails
+	}
+	if len(c.Key) < MinKey {
+		return nil, fmt.Errorf("approval: Key has %d bytes where at least %d are wanted", len(c.Key), MinKey)
 	}
 	for _, bound := range []struct {
 		field       string
@@ -83,7 +97,7 @@ func New(c Config) (*Service, error) {
 	c.MaxPending = cmp.Or(c.MaxPending, DefaultMaxPending)
 	c.MaxPendingPerAgent = cmp.Or(c.MaxPendingPerAgent, DefaultMaxPendingPerAgent)
 	c.Logger = cmp.Or(c.Logger, slog.Default())
-	s := &Service{config: c, store: c.Store, log: c.Logger, waiters: map[string]int{}}
+	s := &Service{config: c, store: c.Store, log: c.Logger, waiters: map[string]int{}, used: map[string]time.Time{}}
 	s.life, s.end = context.WithCancelCause(context.Background())
 	return s, nil
 }
@@ -94,11 +108,12 @@ type Stats struct {
 	Asked    uint64             // requests that this process has stored
 	Waiting  int64              // calls of this process that wait now
 	Corrupt  uint64             // unreadable records that were met and skipped
+	Foreign  uint64             // records of another key that were met and skipped
 }
 
 // Stats returns the counts.
 func (s *Service) Stats() Stats {
-	stats := Stats{Outcomes: map[Outcome]uint64{}, Asked: s.asked.Load(), Waiting: s.waiting.Load(), Corrupt: s.corrupt.Load()}
+	stats := Stats{Outcomes: map[Outcome]uint64{}, Asked: s.asked.Load(), Waiting: s.waiting.Load(), Corrupt: s.corrupt.Load(), Foreign: s.foreign.Load()}
 	for i, outcome := range outcomes {
 		stats.Outcomes[outcome] = s.counts[i].Load()
 	}
@@ -116,8 +131,12 @@ func (s *Service) now(ctx context.Context) (time.Time, error) {
 // Approve implements [tool.Approver]: it returns nil if the policy allows the call, or if somebody did who
 // was asked; in this case the allowance is used up. If ctx ends first, the request is withdrawn.
 func (s *Service) Approve(ctx context.Context, r tool.Request) error {
-	c := newCall(r)
-	v := s.judge(ctx, c)
+	d := s.config.Policy.Decide(ctx, forPolicy(r, time.Now()))
+	if d.Action == policy.Allow && s.config.Record == nil { // nobody wants to know more
+		s.count(PolicyAllowed)
+		return nil
+	}
+	v := s.judge(ctx, newCall(r, d), d)
 	s.count(v.Outcome)
 	if s.config.Record != nil {
 		s.config.Record(v)
@@ -133,10 +152,8 @@ func (s *Service) count(o Outcome) {
 	}
 }
 
-// judge goes by the policy, and asks if that says so.
-func (s *Service) judge(ctx context.Context, c *call) Verdict {
-	d := s.config.Policy.Decide(ctx, c.forPolicy(time.Now()))
-	c.rule, c.reason = d.Rule, d.Reason
+// judge goes by the policy's decision, and asks if that says so.
+func (s *Service) judge(ctx context.Context, c *call, d policy.Decision) Verdict {
 	switch d.Action {
 	case policy.Allow:
 		return c.verdict(PolicyAllowed, nil, nil)

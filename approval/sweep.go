@@ -36,13 +36,14 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 }
 
-// sweep removes the requests whose time is over and that no call comes for.
+// sweep removes the requests whose time is over and that no call comes for, also those of other keys: whoever
+// could lie about their time could remove them as well.
 func (s *Service) sweep(ctx context.Context) error {
 	now, err := s.now(ctx)
 	if err != nil {
 		return err
 	}
-	for r, err := range s.records(ctx) {
+	for r, err := range s.allRecords(ctx) {
 		if err != nil {
 			return err
 		}
@@ -53,7 +54,7 @@ func (s *Service) sweep(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if removed && r.State != Denied {
+		if removed && r.proven && r.State != Denied {
 			s.swept(r)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/converge-agents/converge/store"
@@ -83,10 +84,39 @@ func (s *Service) remove(ctx context.Context, r *record) (bool, error) {
 	return err == nil, err
 }
 
+// use uses an allowance up, and reports whether it did. One that was used already, and that the store has all the
+// same, does not count again.
+func (s *Service) use(ctx context.Context, r *record) (bool, error) {
+	removed, err := s.remove(ctx, r)
+	if err != nil || !removed {
+		return false, err
+	}
+	s.remember(r, Allowed)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	maps.DeleteFunc(s.used, func(_ string, until time.Time) bool { return now.After(until) })
+	if _, again := s.used[r.ID]; again {
+		s.log.ErrorContext(ctx, "the store has brought back an approval that was used up", "agent", r.Agent, "tool", r.Tool, "id", r.ID)
+		return false, nil
+	}
+	s.used[r.ID] = now.Add(r.Expires.Sub(r.Asked)) // by then its time is over, whatever clock it goes by
+	return true, nil
+}
+
+// current returns a request as it is now, nil if it is gone or is another one.
+func (s *Service) current(ctx context.Context, r *record) (*record, error) {
+	now, err := s.find(ctx, r.key())
+	if err != nil || now == nil || !now.proven || now.ID != r.ID {
+		return nil, err
+	}
+	return now, nil
+}
+
 // timeOut ends a request whose time is over, unless it was decided at the last moment.
 func (s *Service) timeOut(ctx context.Context, c *call, r *record) (Verdict, bool) {
-	now, err := s.find(ctx, r.key())
-	if err == nil && now != nil && now.ID == r.ID {
+	now, err := s.current(ctx, r)
+	if err == nil && now != nil {
 		if now.State != Waiting {
 			return s.settle(ctx, c, now)
 		}
@@ -107,8 +137,8 @@ func (s *Service) withdraw(r *record) {
 	ctx, cancel := context.WithTimeout(context.Background(), cleanupTime)
 	defer cancel()
 	for {
-		now, err := s.find(ctx, r.key())
-		if err != nil || now == nil || now.ID != r.ID || now.State == Denied {
+		now, err := s.current(ctx, r)
+		if err != nil || now == nil || now.State == Denied {
 			return
 		}
 		if removed, err := s.remove(ctx, now); err != nil || removed {

@@ -48,8 +48,11 @@ func (b *BadRecord) Error() string {
 	return fmt.Sprintf("%s: offset %d, receipt %d: %v", b.File, b.Offset, b.Seq, b.Err)
 }
 
-// Unwrap returns what is wrong, and [ErrDamaged].
-func (b *BadRecord) Unwrap() []error { return []error{ErrDamaged, b.Err} }
+// Unwrap returns what is wrong.
+func (b *BadRecord) Unwrap() error { return b.Err }
+
+// Is reports whether target is [ErrDamaged].
+func (b *BadRecord) Is(target error) bool { return target == ErrDamaged }
 
 // hinted is an error that says what to do about it.
 type hinted struct {

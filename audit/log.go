@@ -222,6 +222,14 @@ func (l *Log) Sync(ctx context.Context, seq uint64) error {
 	return nil
 }
 
+// Flush is [Log.Sync] of all that was appended before.
+func (l *Log) Flush(ctx context.Context) error {
+	l.mu.Lock()
+	last := l.seq
+	l.mu.Unlock()
+	return l.Sync(ctx, last)
+}
+
 // Healthy returns nil, [ErrBroken] with what broke the log, or [ErrClosed].
 func (l *Log) Healthy() error {
 	l.mu.Lock()

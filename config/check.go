@@ -28,10 +28,13 @@ func (c *Config) Validate() error {
 	k.state()
 	k.transport()
 	k.limits()
+	k.audit()
 	for _, name := range slices.Sorted(maps.Keys(c.Tools)) {
 		k.tool(name, c.Tools[name])
 	}
 	k.mcp()
+	k.policy()
+	k.models()
 	k.agents()
 	return k.problems.err()
 }
@@ -132,34 +135,6 @@ func (k checker) limit(key string, l Limit) {
 	}
 }
 
-func (k checker) tool(name string, t Tool) {
-	key := child("tools", name)
-	if !isName(name) {
-		k.bad(key, nameHint, "not a tool's name")
-	}
-	switch {
-	case len(t.Command) == 0:
-		k.bad(child(key, "command"), "name the program and its arguments, such as [wc, -l]", "required")
-	case t.Command[0] == "":
-		k.bad(item(child(key, "command"), 0), "", "the program has no name")
-	}
-	if t.Stdin != "" && t.StdinFile != "" {
-		k.bad(child(key, "stdin_file"), "", "not together with stdin")
-	}
-	k.environment(key, t)
-	for _, param := range slices.Sorted(maps.Keys(t.Paths)) {
-		if t.Paths[param] == "" {
-			k.bad(child(child(key, "paths"), param), `"." is the current directory`, "want a folder")
-		}
-	}
-	k.oneOf(child(key, "output"), t.Output, "text", "word", "json", "bytes")
-	k.notNegative(child(key, "timeout"), t.Timeout)
-	k.atLeast(child(key, "concurrency"), t.Concurrency, 0)
-	if t.MaxOutput < 0 || t.MaxOutput > 1<<30 {
-		k.bad(child(key, "max_output"), "", "want at most 1GiB, not %s", t.MaxOutput)
-	}
-}
-
 func (k checker) environment(key string, t Tool) {
 	isBad := func(name string) bool { return name == "" || strings.ContainsAny(name, "=\x00") }
 	for _, name := range slices.Sorted(maps.Keys(t.Env)) {
@@ -249,10 +224,16 @@ func (k checker) agent(key string, a Agent) {
 	case KindHost:
 		k.host(key, a)
 		k.notFor("a host", key, "capabilities", "tools", "concurrency", "tool_timeout", "deadline", "tasks", "pools")
+	case KindLLM:
+		k.llm(key, a)
+		k.notFor("an agent with a model", key, "deadline", "tasks", "workers", "submitters")
 	case "":
 		k.bad(child(key, "kind"), "known values: "+strings.Join(kinds, ", "), "required")
 	default:
 		k.oneOf(child(key, "kind"), a.Kind, kinds...)
+	}
+	if a.Kind != KindLLM {
+		k.notFor("an agent without a model", key, llmKeys...)
 	}
 }
 
@@ -265,6 +246,20 @@ func (k checker) notFor(kind, key string, names ...string) {
 }
 
 func (k checker) worker(key string, a Agent) {
+	k.hands(key, a)
+	for _, capability := range slices.Sorted(maps.Keys(a.Capabilities)) {
+		at, name := child(child(key, "capabilities"), capability), a.Capabilities[capability]
+		if !isName(capability) {
+			k.bad(at, nameHint, "not a capability's name")
+		}
+		if k.knownTool(at, name) && !slices.Contains(a.Tools, name) {
+			k.bad(at, fmt.Sprintf("add %q to %s", name, child(key, "tools")), "tool %q is not on this agent's allowlist", name)
+		}
+	}
+}
+
+// hands checks what workers and agents with a model do their work with.
+func (k checker) hands(key string, a Agent) {
 	k.atLeast(child(key, "concurrency"), a.Concurrency, 1)
 	if a.ToolTimeout <= 0 {
 		k.bad(child(key, "tool_timeout"), "", "want a duration above 0, not %s", a.ToolTimeout)
@@ -274,15 +269,6 @@ func (k checker) worker(key string, a Agent) {
 		k.knownTool(at, name)
 		if slices.Contains(a.Tools[:i], name) {
 			k.bad(at, "", "%q is given twice", clip(name))
-		}
-	}
-	for _, capability := range slices.Sorted(maps.Keys(a.Capabilities)) {
-		at, name := child(child(key, "capabilities"), capability), a.Capabilities[capability]
-		if !isName(capability) {
-			k.bad(at, nameHint, "not a capability's name")
-		}
-		if k.knownTool(at, name) && !slices.Contains(a.Tools, name) {
-			k.bad(at, fmt.Sprintf("add %q to %s", name, child(key, "tools")), "tool %q is not on this agent's allowlist", name)
 		}
 	}
 }

@@ -15,7 +15,7 @@ import (
 )
 
 // kinds are those of agents.
-var kinds = []string{KindWorker, KindCoordinator, KindHost}
+var kinds = []string{KindWorker, KindCoordinator, KindHost, KindLLM}
 
 const keysHint = "`converge keys show FILE` prints it"
 

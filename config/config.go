@@ -24,9 +24,9 @@
 // # Paths
 //
 // Keys, certificates and state (data, agents[].key, the files of websocket and nats) lie relative to the
-// folder of the file, unless a flag or an environment variable gave them, also by way of ${name}: then
+// folder of the file, as do WASI modules (tools.*.wasm.module), unless a flag or an environment variable gave them, also by way of ${name}: then
 // they are relative to the current directory. The places that agents work in (tools.*.paths, tools.*.dir, tools.*.stdin_file,
-// agents[].tasks[].in) are always relative to the current directory.
+// tools.*.read, tools.*.write, tools.*.wasm.mounts[].dir, agents[].tasks[].in) are always relative to the current directory.
 package config
 
 // Config describes a network. [Load] and [Parse] return it complete: defaults are filled in and every
@@ -76,13 +76,19 @@ type Config struct {
 	Metrics Metrics `key:"metrics"`
 	// Limits bound the messages.
 	Limits Limits `key:"limits"`
-	// Tools are the commands that workers may be allowed to run, by name: 1 to 128 letters, digits,
+	// Tools are what workers may be allowed to run, by name: 1 to 128 letters, digits,
 	// '_', '-' and '.'.
 	Tools map[string]Tool `key:"tools"`
 	// MCP are servers whose tools workers may be allowed to run.
 	MCP []MCP `key:"mcp"`
+	// Policy says which tool calls are allowed, denied, or asked about.
+	Policy Policy `key:"policy"`
+	// Models are the language models that agents of the kind llm ask, by name: formed like a tool's name.
+	Models map[string]Model `key:"models"`
 	// Agents are the members of the network, at most [MaxAgents] once counts are expanded.
 	Agents []Agent `key:"agents"`
+	// Audit says what is recorded.
+	Audit Audit `key:"audit"`
 	// Unsafe switches protections off.
 	Unsafe Unsafe `key:"unsafe"`
 
@@ -138,12 +144,20 @@ type Limit struct {
 	Burst int `key:"burst"`
 }
 
-// Tool is a command that agents may run. Its templates are those of package tool/command: {name}
-// stands for the call's parameter of that name.
+// Tool is something that agents may run: a command, a WASI module or an HTTP call, of which exactly one is given. In
+// templates, {name} stands for the call's parameter of that name; see package tool/command. The keys from Stdin to
+// Output, LogStderr and those of Sandbox are for commands only.
 type Tool struct {
 	// Description says what the tool does.
 	Description string `key:"description"`
-	// Command is the program and the templates of its arguments; required. There is no shell.
+	// Destructive says that the tool may delete or overwrite something. Such a tool runs only if somebody approves
+	// the call. Default false.
+	Destructive bool `key:"destructive"`
+	// WASM is a WASI module.
+	WASM WASM `key:"wasm"`
+	// HTTP is an HTTP call.
+	HTTP HTTP `key:"http"`
+	// Command is the program and the templates of its arguments. There is no shell.
 	Command []string `key:"command"`
 	// Stdin is the template of the standard input.
 	Stdin string `key:"stdin"`
@@ -173,6 +187,7 @@ type Tool struct {
 	// LogStderr logs what the command writes on standard error, up to 4 KiB of it, when it fails. It
 	// may hold what is in the parameters, secrets included. Default false.
 	LogStderr bool `key:"log_stderr"`
+	Sandbox
 }
 
 // The kinds of agents.
@@ -180,13 +195,14 @@ const (
 	KindWorker      = "worker"      // claims tasks and serves them with tools
 	KindCoordinator = "coordinator" // submits tasks and gathers their results
 	KindHost        = "host"        // keeps this process's tasks for agents of other processes
+	KindLLM         = "llm"         // has a language model claim tasks, work on them and answer messages
 )
 
 // Agent describes one agent, or Count like ones.
 type Agent struct {
 	// Name is made of 1 to 63 lower-case letters, digits and '-'; required, and once in a Config.
 	Name string `key:"name"`
-	// Kind is [KindWorker], [KindCoordinator] or [KindHost]; required.
+	// Kind is [KindWorker], [KindCoordinator], [KindHost] or [KindLLM]; required.
 	Kind string `key:"kind"`
 	// Count is how many there are, from 1; see [Agent.Names]. Default 1.
 	Count int `key:"count"`
@@ -218,6 +234,8 @@ type Agent struct {
 	// cancel their own. A host serves nobody else; one peer at least.
 	Workers    []string `key:"workers"`
 	Submitters []string `key:"submitters"`
+
+	LLM
 }
 
 // Task describes the tasks of one sort that a coordinator submits: one, or one for each file that Each
@@ -271,6 +289,7 @@ func (c *Config) setDefaults() {
 	c.Seal = SealOff
 	c.Transport = TransportLocal
 	c.Signature = SignatureBatch
+	c.Audit.setDefaults()
 	c.Log = Log{Level: "info", Format: "text"}
 	buckets := Buckets{Global: Limit{Rate: Unlimited}, Sender: Limit{Rate: 500, Burst: 1000}, Topic: Limit{Rate: Unlimited}}
 	c.Limits = Limits{MessageSize: 1 << 20, Ingress: buckets, Egress: buckets}

@@ -67,6 +67,10 @@ mcp:
     concurrency: ${n}
     max_output: 64KiB
     log_stderr: true
+    read: [lib]
+    write: ["${dir}"]
+    network: true
+    unix_sockets: true
   - {name: web, url: "https://mcp.example/mcp", tools: [search], token: {file: web.token}, headers: {X-Tenant: {env: TENANT}, X-Key: {file: web.key}}}
 agents:
   - name: worker
@@ -177,6 +181,10 @@ start_timeout = "5s"
 concurrency = "${n}"
 max_output = "64KiB"
 log_stderr = true
+read = ["lib"]
+write = ["${dir}"]
+network = true
+unix_sockets = true
 
 [[mcp]]
 name = "web"
@@ -263,6 +271,7 @@ func fullConfig() config.Config {
 			},
 			"lines": {Command: []string{"wc"}, StdinFile: "{file}", Env: env, Output: "text"},
 		},
+		Audit: defaultAudit,
 		MCP: []config.MCP{
 			{
 				Name: "fs", Command: []string{"node", "server.js", "src"}, Tools: []string{"read_text_file", "write_file"},
@@ -272,6 +281,7 @@ func fullConfig() config.Config {
 				OpenWorld: map[string]bool{"write_file": true},
 				Timeout:   config.Duration(2 * time.Second), StartTimeout: config.Duration(5 * time.Second),
 				Concurrency: 4, MaxOutput: 64 << 10, LogStderr: true,
+				Read: []string{"lib"}, Write: []string{"src"}, Network: true, UnixSockets: true,
 			},
 			{
 				Name: "web", URL: "https://mcp.example/mcp", Tools: []string{"search"},
@@ -304,6 +314,11 @@ func fullConfig() config.Config {
 			},
 		},
 	}
+}
+
+// defaultAudit is what a file without that section means.
+var defaultAudit = config.Audit{
+	Enabled: true, Sync: config.SyncInterval, Interval: config.Duration(time.Second), MaxSize: 64 << 20, Keep: 4 << 30,
 }
 
 func TestBothFormatsSayTheSame(t *testing.T) {
@@ -344,6 +359,7 @@ func TestDefaults(t *testing.T) {
 		Transport: config.TransportLocal,
 		Signature: config.SignatureBatch,
 		Log:       config.Log{Level: "info", Format: "text"},
+		Audit:     defaultAudit,
 		Limits:    config.Limits{MessageSize: 1 << 20, Ingress: buckets, Egress: buckets},
 		Agents:    []config.Agent{{Name: "w", Kind: config.KindWorker, Count: 1, Concurrency: 1, ToolTimeout: config.Duration(30 * time.Second)}},
 	})

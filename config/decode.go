@@ -46,7 +46,7 @@ func (d *decoder) decode(n *node, v reflect.Value, key string) {
 }
 
 func (d *decoder) structure(n *node, v reflect.Value, key string) {
-	if _, isSecret := v.Addr().Interface().(*Secret); isSecret && n.kind != isTable { // not to be repeated
+	if _, isSecret := v.Addr().Interface().(interface{ isSecret() }); isSecret && n.kind != isTable { // not to be repeated
 		d.problems.add(n.place, key, &Error{Msg: "a secret does not stand in a configuration", Hint: "say where it is: {file: PATH} or {env: VARIABLE}"})
 		return
 	}

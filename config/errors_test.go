@@ -386,7 +386,7 @@ func TestErrorsNamePlaceKeyAndHint(t *testing.T) {
 			"tool without a command",
 			lines("network: n", "tools:", "  t: {output: word}"), "3:3",
 			lines(`network = "n"`, "[tools.t]", `output = "word"`), "2:8",
-			"tools.t.command: required", "name the program and its arguments, such as [wc, -l]",
+			"tools.t.command: required", "name the program and its arguments, such as [wc, -l]; or give wasm or http instead",
 		},
 		{
 			"tool without a program",
@@ -459,7 +459,7 @@ func TestErrorsNamePlaceKeyAndHint(t *testing.T) {
 			"agent without a kind",
 			lines("network: n", "agents:", "- name: w"), "3:3",
 			lines(`network = "n"`, "[[agents]]", `name = "w"`), "2:3",
-			"agents[0].kind: required", "known values: worker, coordinator, host",
+			"agents[0].kind: required", "known values: worker, coordinator, host, llm",
 		},
 		{
 			"unknown kind",

@@ -158,6 +158,7 @@ func (o origin) path(key, path string) string {
 
 // complete fills in the defaults that depend on other values, and makes paths of the file whole.
 func (c *Config) complete() {
+	c.Policy.complete(c.origin)
 	for _, b := range []*Buckets{&c.Limits.Ingress, &c.Limits.Egress} {
 		for _, l := range []*Limit{&b.Global, &b.Sender, &b.Topic} {
 			if l.Burst == 0 && !l.Rate.IsUnlimited() {
@@ -168,11 +169,17 @@ func (c *Config) complete() {
 	files := c.NATS.files()
 	files["data"], files["websocket.ca"] = &c.Data, &c.WebSocket.CA
 	files["statements"], files["postgres.password.file"] = &c.Statements, &c.Postgres.Password.File
+	files["policy.key.file"] = &c.Policy.Key.File
+	files["audit.dir"] = &c.Audit.Dir
 	for i := range c.Pools {
 		files[item("pools", i)+".token.file"] = &c.Pools[i].Token.File
 	}
+	c.completeTools()
 	for key, path := range files {
 		*path = c.origin.path(key, *path)
+	}
+	for name, m := range c.Models {
+		c.Models[name] = m.complete(c.origin, child("models", name))
 	}
 	for i := range c.MCP {
 		c.MCP[i].complete(c.origin, item("mcp", i))
@@ -184,6 +191,7 @@ func (c *Config) complete() {
 
 func (a *Agent) complete(o origin, key string) {
 	a.Key = o.path(child(key, "key"), a.Key)
+	a.InstructionsFile = o.path(child(key, "instructions_file"), a.InstructionsFile)
 	for i := range a.Tasks {
 		if a.Tasks[i].Name == "" {
 			a.Tasks[i].Name = a.Tasks[i].Capability

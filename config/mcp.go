@@ -25,6 +25,17 @@ type MCP struct {
 	// Dir is the folder that the program runs in, relative to the current directory. Default "", the current
 	// directory.
 	Dir string `key:"dir"`
+	// Read are files and folders that the program may read and execute, beside those of the system, the program
+	// itself and Dir, and Write those that it may change too, relative to the current directory. Network lets it use
+	// IP, and UnixSockets connect to sockets of this machine. Default: nothing. What is not granted is kept from it
+	// as far as the kernel can: the log says at start what is in force.
+	Read        []string `key:"read"`
+	Write       []string `key:"write"`
+	Network     bool     `key:"network"`
+	UnixSockets bool     `key:"unix_sockets"`
+	// UnsafeNoSandbox runs the program without all that: it may do what this process may. Not together with the
+	// others. Default false.
+	UnsafeNoSandbox bool `key:"unsafe_no_sandbox"`
 	// URL is where the server is: https, or http if its host is this machine.
 	URL string `key:"url"`
 	// Token is sent to the URL as Authorization: Bearer, and Headers are the values of other headers.
@@ -109,11 +120,21 @@ func (k checker) mcpTransport(key string, m MCP) {
 		k.bad(child(key, "url"), "", "not together with command")
 	case m.URL != "":
 		k.mcpURL(child(key, "url"), m.URL)
-		k.notWith(key, "url", "env", "pass_env", "dir", "log_stderr")
+		k.notWith(key, "url", "env", "pass_env", "dir", "log_stderr", "read", "write", "network", "unix_sockets", "unsafe_no_sandbox")
 	case m.Command[0] == "":
 		k.bad(item(child(key, "command"), 0), "", "the program has no name")
 	default:
 		k.notWith(key, "command", "token", "headers")
+	}
+	for name, paths := range map[string][]string{"read": m.Read, "write": m.Write} {
+		for i, path := range paths {
+			if path == "" {
+				k.bad(item(child(key, name), i), `"." is the current directory`, "want a file or a folder")
+			}
+		}
+	}
+	if m.UnsafeNoSandbox {
+		k.notWith(key, "unsafe_no_sandbox", "read", "write", "network", "unix_sockets")
 	}
 	k.environment(key, Tool{Env: m.Env, PassEnv: m.PassEnv})
 	k.secret(child(key, "token"), m.Token)

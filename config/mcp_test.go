@@ -34,6 +34,9 @@ func TestErrorsOfServersNameKeyAndRemedy(t *testing.T) {
 		{good + ", concurrency: -1", "mcp[0].concurrency: want at least 0, not -1", ""},
 		{good + ", max_output: 17MiB", "mcp[0].max_output: want at most 16MiB, not 17MiB", ""},
 		{good + ", env: {'a=b': c}", `mcp[0].env."a=b": not an environment variable's name`, ""},
+		{good + `, read: [""]`, "mcp[0].read[0]: want a file or a folder", `"." is the current directory`},
+		{good + ", network: true, unsafe_no_sandbox: true", "mcp[0].network: not together with unsafe_no_sandbox", ""},
+		{"name: fs, url: https://x, tools: [read], network: true", "mcp[0].network: not together with url", ""},
 		{good + "}, {" + good, `mcp[1].name: "fs" is given twice`, ""},
 	} {
 		text := "network: n\ntools: {fs.taken: {command: [cat]}}\nmcp: [{" + c.server + "}]\n"

@@ -40,6 +40,9 @@ type Secret struct {
 	Env  string `key:"env"`
 }
 
+// isSecret has the decoder not repeat what stands in the place of one.
+func (*Secret) isSecret() {}
+
 // ClientTLS is how this process speaks TLS 1.3 with servers. All but ServerName are PEM files.
 type ClientTLS struct {
 	// CA are the authorities that sign for the servers. Default "", which is those that this machine

@@ -138,8 +138,25 @@ func (a *Agent) Kinds() []string {
 // SetWake implements converge.Waker.
 func (a *Agent) SetWake(wake func()) { a.wake = wake }
 
+// Introduce adds a peer, as Config.Peers does. It has to be called before the agent runs.
+func (a *Agent) Introduce(p Peer) error {
+	all := a.config
+	all.Peers = append(slices.Clone(all.Peers), p)
+	if err := all.checkPeers(); err != nil {
+		return err
+	}
+	a.config.Peers = all.Peers
+	a.byName[p.Name], a.names[p.ID] = p.ID, p.Name
+	return nil
+}
+
 // OnStart implements converge.Starter.
-func (a *Agent) OnStart(context.Context) error { return nil }
+func (a *Agent) OnStart(context.Context) error {
+	if len(a.config.Capabilities) == 0 && len(a.config.Peers) == 0 {
+		return errors.New("an agent without capabilities and peers has nothing to do")
+	}
+	return nil
+}
 
 // Checkpoint implements converge.Checkpointer: what the day and the conversations have used.
 func (a *Agent) Checkpoint() ([]byte, error) { return a.ledger.encode(), nil }
@@ -152,6 +169,10 @@ var errStopping = errors.New("the agent is stopping")
 // OnStop implements converge.Stopper: it ends the calls of the model and waits for them.
 func (a *Agent) OnStop(ctx context.Context) error {
 	a.cancel(errStopping)
+	if s := a.Stats(); s.Calls > 0 {
+		a.log.Info("model was asked", "calls", s.Calls, "failed", s.Failures, "tokens_in", s.InputTokens, "tokens_out", s.OutputTokens,
+			"conversations", s.Conversations, "refused", s.Refused)
+	}
 	done := make(chan struct{})
 	go func() { a.thinking.Wait(); close(done) }()
 	select {

@@ -90,12 +90,10 @@ func (c *Config) check() error {
 		return errors.New("ID: required")
 	case c.Provider == nil:
 		return errors.New("Provider: required")
-	case len(c.Capabilities) == 0 && len(c.Peers) == 0:
-		return errors.New("Capabilities, Peers: an agent without either has nothing to do")
 	case c.MaxHistory != 0 && c.MaxHistory < 4<<10 || c.MaxData != 0 && c.MaxData < 256:
-		return errors.New("MaxHistory: want at least 4096 bytes, and MaxData 256")
+		return wrong("MaxHistory", "want at least 4096 bytes, and MaxData 256")
 	case c.Temperature != nil && !(*c.Temperature >= 0 && *c.Temperature <= 2):
-		return errors.New("Temperature: want 0 to 2")
+		return wrong("Temperature", "want 0 to 2")
 	}
 	if err := c.checkNumbers(); err != nil {
 		return err
@@ -104,6 +102,11 @@ func (c *Config) check() error {
 		return errors.New("Price: required for a budget of cost")
 	}
 	return errors.Join(c.Retry.check(), c.Price.check(), c.TaskBudget.check("TaskBudget"), c.DayBudget.check("DayBudget"), c.checkPeers())
+}
+
+// wrong says what is wrong with a field.
+func wrong(field, format string, args ...any) error {
+	return fmt.Errorf("%s: %s", field, fmt.Sprintf(format, args...))
 }
 
 func (c *Config) checkNumbers() error {
@@ -127,11 +130,11 @@ func (c *Config) checkPeers() error {
 	for i, p := range c.Peers {
 		switch {
 		case !isPeerName(p.Name) || p.ID.IsZero():
-			return fmt.Errorf("Peers[%d]: want an ID, and a name of 1 to 64 letters, digits, '_', '-' and '.'", i)
+			return wrong(fmt.Sprintf("Peers[%d]", i), "want an ID, and a name of 1 to 64 letters, digits, '_', '-' and '.'")
 		case names[p.Name] || ids[p.ID]:
-			return fmt.Errorf("Peers[%d]: %q or its ID is given twice", i, p.Name)
+			return wrong(fmt.Sprintf("Peers[%d]", i), "%q or its ID is given twice", p.Name)
 		case p.ID == c.ID:
-			return fmt.Errorf("Peers[%d]: %q is the agent itself", i, p.Name)
+			return wrong(fmt.Sprintf("Peers[%d]", i), "%q is the agent itself", p.Name)
 		}
 		names[p.Name], ids[p.ID] = true, true
 	}

@@ -3,6 +3,7 @@ package llm
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -160,16 +161,33 @@ func (e Endpoint) Failure(ctx context.Context, err error) *Error {
 		failed.Reason = ErrTimeout
 	case ctx.Err() != nil:
 		failed.Reason, failed.Err = ErrCancelled, context.Cause(ctx)
-	case errors.Is(err, ErrMalformed):
-		failed.Reason = ErrMalformed
-	case isDial(err):
-		failed.Reason, failed.Err = ErrUnreachable, e.host()
+	case errors.Is(err, ErrMalformed): // the text is ours
+		failed.Reason, failed.Err = ErrMalformed, err
 	case errors.As(err, &network) && network.Timeout():
 		failed.Reason = ErrTimeout
+	case isDial(err):
+		failed.Reason, failed.Err = ErrUnreachable, e.host("no connection to")
+	case isUnanswered(err):
+		failed.Reason, failed.Err = ErrUnreachable, e.host(whyUnanswered(err))
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		failed.Reason, failed.Err = ErrMalformed, errors.New("the connection ended in the middle of it")
 	default:
-		failed.Reason = ErrMalformed
+		failed.Reason, failed.Err = ErrMalformed, errors.New("it is none of this interface: is the address right?")
 	}
 	return failed
+}
+
+// isUnanswered reports whether a request got no answer at all.
+func isUnanswered(err error) bool {
+	_, ok := errors.AsType[*url.Error](err)
+	return ok
+}
+
+func whyUnanswered(err error) string {
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return "no trust in the certificate of"
+	}
+	return "the connection broke to"
 }
 
 // isDial reports whether no connection came about.
@@ -182,11 +200,12 @@ func isDial(err error) bool {
 	return lookup
 }
 
-func (e Endpoint) host() error {
+// host returns an error about the server.
+func (e Endpoint) host(what string) error {
 	if u, err := url.Parse(e.BaseURL); err == nil {
-		return fmt.Errorf("no connection to %s", u.Host)
+		return fmt.Errorf("%s %s", what, u.Host)
 	}
-	return nil
+	return errors.New(what + " the server")
 }
 
 // Refusal makes an [*Error] of an answer with a status that is none of success, or of an error within a stream, whose

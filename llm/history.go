@@ -81,8 +81,16 @@ func (h *history) dropRound() bool {
 	}
 	h.dropped++
 	h.messages = append(h.messages[:1:1], h.messages[next:]...)
-	h.messages[0].Text = h.first + fmt.Sprintf("\n\n(%d earlier steps of this conversation were left out, to save room)", h.dropped)
+	h.messages[0].Text = h.noted()
 	return true
+}
+
+// noted returns the first message with a note of what was left out.
+func (h *history) noted() string {
+	if h.dropped == 0 {
+		return h.first
+	}
+	return h.first + fmt.Sprintf("\n\n(%d earlier steps of this conversation were left out, to save room)", h.dropped)
 }
 
 // cut shortens what is left: texts and results share the room.
@@ -92,8 +100,12 @@ func (h *history) cut(most int) {
 		parts += 1 + len(m.Results) + len(m.Calls)
 	}
 	share := max(most/parts-64, 16)
+	h.first = shorten(h.first, share)
 	for i, m := range h.messages {
 		m.Text = shorten(m.Text, share)
+		if i == 0 {
+			m.Text = h.noted()
+		}
 		m.Results = append([]Result(nil), m.Results...)
 		for j := range m.Results {
 			m.Results[j].Text = shorten(m.Results[j].Text, share)
@@ -106,7 +118,6 @@ func (h *history) cut(most int) {
 		}
 		h.messages[i] = m
 	}
-	h.first = shorten(h.first, share)
 }
 
 // shorten cuts text, but for a short last line: that is where a fence ends.

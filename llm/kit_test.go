@@ -91,6 +91,7 @@ type plant struct {
 	registry *identity.Registry
 	verifier *task.Verifier
 	store    store.Store
+	patience time.Duration // between two looks at a task
 }
 
 func newPlant(t *testing.T) *plant {
@@ -100,7 +101,7 @@ func newPlant(t *testing.T) *plant {
 	registry := identity.NewRegistry(0)
 	verifier := must(task.NewVerifier(registry, network))
 	tasks := must(task.New(task.Config{Store: entries, Logger: slog.New(slog.DiscardHandler), Verifier: verifier}))
-	p := &plant{t, tasks, tool.NewRegistry(), must(local.New(local.Config{})), registry, verifier, entries}
+	p := &plant{t, tasks, tool.NewRegistry(), must(local.New(local.Config{})), registry, verifier, entries, time.Minute}
 	for _, id := range []*identity.Identity{alice, paula, will, mallory} {
 		if err := registry.Register(id.ID(), id.PublicKey()); err != nil {
 			t.Fatal(err)
@@ -169,7 +170,7 @@ func (p *plant) submit(s task.Spec) string {
 // await returns a task once it has ended.
 func (p *plant) await(id string) task.Task {
 	p.t.Helper()
-	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Minute) {
+	for pause := 10 * time.Millisecond; ; pause = min(2*pause, p.patience) {
 		t := must(p.tasks.Get(p.t.Context(), id))
 		if t.Status.Terminal() {
 			return t

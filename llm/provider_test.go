@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -227,7 +229,7 @@ func TestKeyEchoedByTheServerStaysHidden(t *testing.T) {
 					t.Fatalf("%v", err)
 				}
 				for _, text := range []string{err.Error(), fmt.Sprintf("%+v %#v", err, err), failed.Code, failed.Detail, fmt.Sprint(failed.Err)} {
-					if strings.Contains(strings.ToLower(text), "secret") || strings.Contains(text, "0123") {
+					if strings.Contains(strings.ToLower(text), "secret") || strings.Contains(strings.ToLower(text), "sk-test") {
 						t.Errorf("the key shows: %s", text)
 					}
 				}
@@ -280,7 +282,10 @@ func TestBrokenAnswersAreErrors(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			endpoint := withKey
-			endpoint.Silence, endpoint.MaxResponse = 300*time.Millisecond, 50_000
+			endpoint.MaxResponse = 50_000
+			if c.want == llm.ErrTimeout {
+				endpoint.Silence = 300 * time.Millisecond
+			}
 			eachWay(t, llmtest.Sequence(c.reply), endpoint, func(t *testing.T, p llm.Provider, _ *llmtest.Server, stream bool) {
 				answer, err := p.Chat(t.Context(), history(stream))
 				if c.streamOnly && !stream && c.reply.Raw == "" {
@@ -318,6 +323,26 @@ func TestCallEndsAtItsDeadline(t *testing.T) {
 			t.Errorf("cancelled: %v", err)
 		}
 	})
+}
+
+func TestUnreachableServersAreNamed(t *testing.T) {
+	t.Parallel()
+	secure := httptest.NewTLSServer(http.NotFoundHandler())
+	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
+	defer secure.Close()
+	for url, want := range map[string]string{
+		"http://127.0.0.1:1":  "not reachable: no connection to 127.0.0.1:1",
+		"http://no.invalid:1": "not reachable: no connection to no.invalid:1",
+		secure.URL:            "no trust in the certificate of " + strings.TrimPrefix(secure.URL, "https://"),
+	} {
+		for name, make := range formats {
+			p := make(t, url, llm.Endpoint{})
+			if _, err := p.Chat(t.Context(), history(false)); !errors.Is(err, llm.ErrUnreachable) || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s, %s: %v", name, url, err)
+			}
+			p.Close()
+		}
+	}
 }
 
 // A redirect would carry the key of Anthropic's header to wherever it leads.

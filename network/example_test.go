@@ -42,7 +42,7 @@ agents:
 		return
 	}
 	r := n.Report()
-	r.ElapsedMS = 42 // for the sake of the example
+	r.ElapsedMS, r.Audit = 42, network.AuditReport{} // for the sake of the example
 	r.Write(os.Stdout)
 
 	// Output:

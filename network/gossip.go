@@ -50,7 +50,7 @@ func (n *Network) isNamed(id identity.ID) bool {
 
 // speaker returns the agent in whose name this process talks of agents: one of those that end last.
 func (n *Network) speaker() *member {
-	for _, kind := range []string{config.KindHost, config.KindCoordinator, config.KindWorker} {
+	for _, kind := range []string{config.KindHost, config.KindCoordinator, config.KindWorker, config.KindLLM} {
 		for i := range n.members {
 			if n.members[i].kind == kind {
 				return &n.members[i]

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,6 +34,7 @@ func (n *Network) addServers(ctx context.Context) error {
 		n.servers = nil
 		return err
 	}
+	n.tellConfinement()
 	var starts sync.WaitGroup
 	for i, s := range n.servers {
 		starts.Go(func() { errs[i] = s.Start(ctx) })
@@ -55,16 +57,37 @@ func serverErrors(errs []error) error {
 		}
 		errs[i] = fmt.Errorf("mcp[%d]: %w", i, err)
 		if failed, ok := errors.AsType[*mcp.StartError](err); ok && failed.Stderr != "" {
-			errs[i] = &hinted{errs[i], "`converge mcp inspect` shows what it wrote on standard error"}
+			errs[i] = &hinted{errs[i], "`converge mcp inspect` shows what it wrote on standard error; it may read and reach only what read, write and network grant"}
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// tellConfinement says what programs are kept from on this machine, and what not.
+func (n *Network) tellConfinement() {
+	for _, s := range n.servers {
+		var kept, missing []string
+		for _, p := range s.Protections() {
+			if p.InForce {
+				kept = append(kept, p.Name)
+			} else {
+				missing = append(missing, p.String())
+			}
+		}
+		switch {
+		case len(kept) == 0 && len(missing) > 0:
+			n.log.Warn("mcp server is not confined: it may do what this process may", "server", s.Name(), "why", strings.Join(missing, "; "))
+		case len(kept) > 0:
+			n.log.Info("mcp server is confined", "server", s.Name(), "in_force", strings.Join(kept, ", "), "not_in_force", strings.Join(missing, "; "))
+		}
+	}
 }
 
 func newServer(m *config.MCP, pins *mcp.Pins, o Options) (*mcp.Server, error) {
 	c := mcp.Config{
 		Name: m.Name, Tools: m.Tools,
 		Command: m.Command, Env: m.Env, PassEnv: m.PassEnv, Dir: m.Dir,
+		Read: m.Read, Write: m.Write, Network: m.Network, UnixSockets: m.UnixSockets, UnsafeNoSandbox: m.UnsafeNoSandbox,
 		URL:          m.URL,
 		Pins:         map[string]mcp.Hash{},
 		Store:        pins,

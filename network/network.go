@@ -15,10 +15,13 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge"
+	"github.com/converge-agents/converge/approval"
+	"github.com/converge-agents/converge/audit"
 	"github.com/converge-agents/converge/config"
 	"github.com/converge-agents/converge/discovery"
 	"github.com/converge-agents/converge/discovery/gossip"
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/llm"
 	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/observe"
 	"github.com/converge-agents/converge/pool"
@@ -27,6 +30,7 @@ import (
 	"github.com/converge-agents/converge/store"
 	"github.com/converge-agents/converge/task"
 	"github.com/converge-agents/converge/tool"
+	"github.com/converge-agents/converge/tool/command"
 	"github.com/converge-agents/converge/tool/mcp"
 	"github.com/converge-agents/converge/transport"
 )
@@ -52,6 +56,7 @@ type Network struct {
 	dir     string // for keys and state
 	removes bool   // whether Close removes dir
 
+	audit       *audit.Log // nil if nothing is recorded
 	store       store.Store
 	disconnect  func()        // ends the connection of the store; nil if it has none
 	tasks       *task.Manager // nil if the tasks are elsewhere
@@ -68,10 +73,15 @@ type Network struct {
 	peers       []peer
 	hooks       []transport.Hook // of all agents, besides their limits
 	tools       *tool.Registry
-	params      map[string][]string // of each tool, sorted
+	params      map[string][]string // of each tool that has templates, sorted
+	commands    []*command.Tool
+	modules     modules
 	servers     []*mcp.Server
 	required    map[string][]string // params of each server's tool
+	models      map[string]model    // that agents ask, by their names in the configuration
 	metrics     *observe.Metrics
+	approvals   *approval.Service
+	controlled  atomic.Bool // somebody can decide through the socket
 
 	members []member
 	names   map[identity.ID]string
@@ -100,6 +110,8 @@ type member struct {
 	pools       []string // that it joins
 	runtime     *converge.Runtime
 	coordinator *role.Coordinator // nil for other kinds
+	llm         *llm.Agent        // nil for other kinds
+	peers       []string          // of llm
 }
 
 // New checks a configuration and builds the network that it describes: keys are read or made, tools are
@@ -151,6 +163,9 @@ func (n *Network) build(ctx context.Context) (err error) {
 	if err = n.openStore(ctx); err != nil {
 		return err
 	}
+	if err = n.addApprovals(); err != nil {
+		return err
+	}
 	if n.proofs, err = task.NewVerifier(n.registry, n.config.Network); err != nil {
 		return err
 	}
@@ -178,13 +193,22 @@ func (n *Network) build(ctx context.Context) (err error) {
 	if err = n.addTools(); err != nil {
 		return err
 	}
+	if err = n.openAudit(); err != nil {
+		return err
+	}
 	if err = n.addServers(ctx); err != nil {
+		return err
+	}
+	if err = n.addModels(); err != nil {
 		return err
 	}
 	for _, a := range n.config.Agents {
 		if err := n.addAgents(ctx, a); err != nil {
 			return err
 		}
+	}
+	if err = n.introduce(); err != nil {
+		return err
 	}
 	return n.createPools(ctx)
 }
@@ -298,6 +322,7 @@ func (n *Network) runtimeConfig(a config.Agent, name string, id *identity.Identi
 		Tasks:         tasks,
 		Marks:         kept,
 		Checkpoints:   kept,
+		Audit:         n.auditConfig(),
 		Verifier:      message.VerifierConfig{MaxSize: int(n.config.Limits.MessageSize)},
 		Logger:        n.log,
 		ReceiveUnsafe: n.config.Unsafe.ReceiveUnverified,
@@ -306,6 +331,7 @@ func (n *Network) runtimeConfig(a config.Agent, name string, id *identity.Identi
 			Tools:         n.tools,
 			ToolAllowlist: a.Tools,
 			ToolTimeout:   time.Duration(a.ToolTimeout),
+			Approver:      n.approvals,
 			Limiter:       egress,
 		},
 	}
@@ -388,6 +414,7 @@ func (n *Network) Close() error {
 	n.closed.Store(true)
 	n.abort(nil)
 	errs = append(errs, n.closeServers())
+	n.closeModels()
 	if n.population != nil {
 		n.population.Close()
 	}
@@ -397,10 +424,11 @@ func (n *Network) Close() error {
 	if n.keys != nil {
 		n.keys.stop()
 	}
-	errs = append(errs, n.closeStore())
+	errs = append(errs, n.modules.close(), n.closeStore())
 	if n.transport != nil {
 		errs = append(errs, n.transport.Close())
 	}
+	errs = append(errs, n.closeAudit())
 	if n.removes {
 		errs = append(errs, os.RemoveAll(n.dir))
 	}

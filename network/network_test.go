@@ -353,7 +353,7 @@ func TestNewNamesWhatItCannotHave(t *testing.T) {
 			c.Agents[0].Key, c.Agents[1].Key = key, filepath.Join(dir, "copy.pem")
 		}, `agent "coordinator": its key is that of agent "worker" too`, "a key of its own"},
 		"params": {func(c *config.Config) { c.Agents[1].Tasks[0].Params = map[string]any{"who": "me"} },
-			`agent "coordinator": tasks[0].params: who; but tool "echo" takes none`, "a tool takes the {names} of its command"},
+			`agent "coordinator": tasks[0].params: who; but tool "echo" takes none`, "a tool takes the {names} of its templates"},
 		"in": {func(c *config.Config) {
 			c.Agents[1].Tasks[0].Each, c.Agents[1].Tasks[0].In = "*", key
 		}, `agent "coordinator": tasks[0]: in: folder`, ""},

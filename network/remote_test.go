@@ -318,7 +318,8 @@ func ready(n *network.Network) string {
 			Met  bool
 		}
 	}
-	if err := json.NewDecoder(w.Body).Decode(&body); err != nil || len(body.Required) != 1 {
+	err := json.NewDecoder(w.Body).Decode(&body)
+	if err != nil || len(body.Required) != 2 || body.Required[1].Name != "audit" || !body.Required[1].Met {
 		return w.Body.String()
 	}
 	return fmt.Sprintf("%d %q %t", w.Code, body.Required[0].Name, body.Required[0].Met)

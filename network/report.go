@@ -30,6 +30,7 @@ type Report struct {
 	Tools       ToolReport    `json:"tools"`
 	RateLimited LimitReport   `json:"rate_limited"`
 	Transport   FrameReport   `json:"transport,omitzero"` // if it reaches other processes
+	Audit       AuditReport   `json:"audit,omitzero"`     // if receipts are kept
 	ElapsedMS   int64         `json:"elapsed_ms"`
 	Table       [][]string    `json:"-"` // the first row is the heading
 	Errors      []string      `json:"-"` // one line for each task that failed, the first 20
@@ -95,6 +96,7 @@ func (n *Network) Report() Report {
 		Tools:       ToolReport{s.Tools.Run, s.Tools.Denied, s.Tools.TimedOut},
 		RateLimited: LimitReport{total(s.Ingress), total(s.Egress)},
 		Transport:   n.frameReport(),
+		Audit:       n.auditReport(),
 		Unfinished:  p.Total - p.Completed - p.Failed,
 		Work: WorkReport{
 			Claimed:  s.Decisions[converge.ClaimTask{}.Kind()].Done,
@@ -244,6 +246,9 @@ limited    %d in, %d out
 		r.Tools.Run, r.Tools.Denied, r.Tools.TimedOut,
 		r.RateLimited.Ingress, r.RateLimited.Egress)
 	r.writeShared(&text)
+	if r.Audit != (AuditReport{}) {
+		text.WriteString(r.Audit.line())
+	}
 	_, err := w.Write(text.Bytes())
 	return err
 }

@@ -47,6 +47,8 @@ func (n *Network) setRole(ctx context.Context, a config.Agent, c *converge.Confi
 		return setWorker(a, c, m)
 	case config.KindHost:
 		return n.setHost(a, c)
+	case config.KindLLM:
+		return n.setLLM(a, c, m)
 	default:
 		return n.setCoordinator(ctx, a, c, m)
 	}

@@ -52,12 +52,16 @@ func (n *Network) Run(ctx context.Context) error {
 	keys, endKeys := context.WithCancel(context.WithoutCancel(ctx)) // until everybody has ended
 	defer endKeys()
 	job.Go(func() { n.tendKeys(keys) })
+	control := n.serveControl()
+	job.Go(func() { control(keys) })
+	job.Go(func() { _ = n.approvals.Run(ctx) }) // calls that wait when agents are to stop would hold them up
 	workers, coordinators, hosts := n.newCrew(ctx, stop), n.newCrew(ctx, stop), n.newCrew(ctx, stop)
 	n.start(ctx, workers, coordinators, hosts)
 	hush := n.runGossip(ctx)
 	<-ctx.Done()
 	n.population.Close() // keys stay: those who withdraw now are heard to the end
 	hush(config.KindWorker)
+	hush(config.KindLLM)
 	workers.stop(context.Cause(ctx))
 	n.log.Info("agents are stopping; tools that run get time to finish", "at_most", cmp.Or(n.options.DrainTimeout, converge.DefaultDrainTimeout))
 	workers.running.Wait()
@@ -66,7 +70,7 @@ func (n *Network) Run(ctx context.Context) error {
 	coordinators.end(context.Cause(ctx))
 	hush(config.KindHost)
 	hosts.end(context.Cause(ctx))
-	err = n.explained(slices.Concat(workers.errs, coordinators.errs, hosts.errs))
+	err = errors.Join(n.explained(slices.Concat(workers.errs, coordinators.errs, hosts.errs)), n.flushAudit())
 	if n.disconnect != nil { // the store is there: Close ends both, in order
 		return err
 	}

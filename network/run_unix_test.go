@@ -32,7 +32,8 @@ network: hanging
 tools:
   hang:
     command: [sh, -c, 'echo $$ > "$STARTED"; exec sleep 600']
-    env: {STARTED: %q}
+    env: {STARTED: %[1]q}
+    write: [%[1]q]
     pass_env: [PATH]
 agents:
   - {name: worker, kind: worker, capabilities: {hang: hang}, tools: [hang], tool_timeout: 10m}

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -28,6 +27,7 @@ func (n *Network) addTools() error {
 			errs = append(errs, err)
 		}
 	}
+	n.tellProtections()
 	return errors.Join(errs...)
 }
 
@@ -38,16 +38,19 @@ func (n *Network) checkParams(t config.Task) error {
 	for _, a := range n.config.Agents {
 		name, serves := a.Capabilities[t.Capability]
 		served = served || serves
+		if a.Kind == config.KindLLM { // which takes any
+			continue
+		}
 		if _, _, remote := n.config.MCPTool(name); serves && remote {
 			if err := n.checkRequired(t, name, given); err != nil {
 				return err
 			}
 			continue
 		}
-		if wanted := n.params[name]; serves && !slices.Equal(given, wanted) {
+		if wanted, known := n.params[name]; serves && known && !slices.Equal(given, wanted) {
 			return &hinted{
 				fmt.Errorf("params: %s; but tool %q takes %s", list(given), name, list(wanted)),
-				"a tool takes the {names} of its command, stdin and stdin_file, all of them and no others",
+				"a tool takes the {names} of its templates, all of them and no others",
 			}
 		}
 	}
@@ -65,52 +68,39 @@ func list(names []string) string {
 }
 
 func (n *Network) addTool(name string, t config.Tool) error {
-	program, err := checkTool("tools."+name, t)
+	made, err := n.newTool(name, t)
 	if err != nil {
 		return err
 	}
-	n.log.Debug("tool found", "tool", name, "program", program)
-	c, err := command.New(command.Config{
-		Name:        name,
-		Description: t.Description,
-		Program:     t.Command[0],
-		Args:        t.Command[1:],
-		Stdin:       t.Stdin,
-		StdinFile:   t.StdinFile,
-		Env:         t.Env,
-		PassEnv:     t.PassEnv,
-		Dir:         t.Dir,
-		Paths:       t.Paths,
-		Output:      t.Output,
-	})
-	if err != nil {
-		return fmt.Errorf("tools.%s: %w", name, err)
+	annotations := tool.Annotations{Destructive: t.Destructive}
+	if annotated, ok := made.(tool.Annotated); ok {
+		annotations = annotated.Annotations()
+		annotations.Destructive = annotations.Destructive || t.Destructive
+		annotations.ReadOnly = annotations.ReadOnly && !t.Destructive
 	}
-	n.params[name] = c.InputSchema().Required
-	return n.tools.Register(&configured{c, n, t.LogStderr}, tool.Options{
+	return n.tools.Register(&configured{made, n, t.LogStderr}, tool.Options{
+		Annotations:   annotations,
 		Timeout:       time.Duration(t.Timeout),
 		MaxConcurrent: t.Concurrency,
 		MaxOutput:     int(t.MaxOutput),
 	})
 }
 
-// checkTool looks for what a tool needs of this machine, to name the key that is at fault, and returns
-// the path of the program.
-func checkTool(key string, t config.Tool) (program string, err error) {
-	program, err = exec.LookPath(t.Command[0])
-	if err != nil {
-		if lookup, ok := errors.AsType[*exec.Error](err); ok {
-			err = lookup.Err
-		}
-		return "", &hinted{fmt.Errorf("%s.command: program %q: %w", key, t.Command[0], withoutPath(err)), "install it, or give the path of an executable file"}
+// described is what all tools of a configuration are.
+type described interface {
+	tool.Tool
+	tool.Describer
+}
+
+func (n *Network) newTool(name string, t config.Tool) (described, error) {
+	switch {
+	case t.WASM.Module != "":
+		return n.newModule(name, t)
+	case t.HTTP.URL != "":
+		return n.newCall(name, t)
+	default:
+		return n.newCommand(name, t)
 	}
-	if t.Dir != "" {
-		err = checkFolder(key+".dir", t.Dir)
-	}
-	for _, param := range slices.Sorted(maps.Keys(t.Paths)) {
-		err = errors.Join(err, checkFolder(key+".paths."+param, t.Paths[param]))
-	}
-	return program, err
 }
 
 // checkFolder reports whether path is a folder, under the name of the key that gives it.
@@ -129,6 +119,15 @@ func checkFolder(key, path string) error {
 	return err
 }
 
+// checkExists reports whether there is a file or folder, under the name of the key that gives it.
+func checkExists(key, path string) error {
+	_, err := os.Stat(path)
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %q: %w", key, path, withoutPath(err))
+}
+
 // withoutPath leaves out what an [fs.PathError] would say twice.
 func withoutPath(err error) error {
 	if p, ok := errors.AsType[*fs.PathError](err); ok {
@@ -140,7 +139,7 @@ func withoutPath(err error) error {
 // configured is a tool of the configuration. Abort ends its calls, and where the configuration says so,
 // the log tells what it said when it failed.
 type configured struct {
-	*command.Tool
+	described
 	network   *Network
 	logStderr bool
 }
@@ -151,7 +150,7 @@ func (t *configured) Run(ctx context.Context, params json.RawMessage) (tool.Outp
 	defer cancel(nil)
 	defer context.AfterFunc(t.network.aborted, func() { cancel(context.Cause(t.network.aborted)) })()
 	began := time.Now()
-	output, err := t.Tool.Run(ctx, params)
+	output, err := t.described.Run(ctx, params)
 	t.network.log.Debug("tool has run", "tool", t.Name(), "took", time.Since(began), "ok", err == nil)
 	if exit, failed := errors.AsType[*command.ExitError](err); failed && t.logStderr {
 		t.network.log.Warn("tool failed", "tool", t.Name(), "error", exit, "stderr", exit.Stderr)

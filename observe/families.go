@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/converge-agents/converge"
+	"github.com/converge-agents/converge/audit"
 	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/ratelimit"
 	"github.com/converge-agents/converge/task"
@@ -17,6 +18,9 @@ type sample struct {
 	agents converge.Stats
 	tasks  task.Stats
 	wires  transport.Stats
+
+	receipts audit.Stats
+	audited  bool // whether there are receipts
 }
 
 // reader emits the values of one family.
@@ -128,9 +132,31 @@ var metrics = []metric{
 	counter("converge_tool_calls_total", "Tool calls by outcome.", "outcome", toolCalls),
 	gauge("converge_tools_running", "Tool calls that run.",
 		single(func(s sample) int64 { return s.agents.Tools.Running })),
+	counter("converge_audit_receipts_total", "Receipts that were appended.", "", audited(func(s audit.Stats) uint64 { return s.Receipts })),
+	counter("converge_audit_synced_total", "Receipts that are on the disk, under a signed checkpoint.", "", audited(func(s audit.Stats) uint64 { return s.Synced })),
+	counter("converge_audit_checkpoints_total", "Signed checkpoints.", "", audited(func(s audit.Stats) uint64 { return s.Syncs })),
+	counter("converge_audit_bytes_total", "Bytes of receipts that were written.", "", audited(func(s audit.Stats) uint64 { return s.Bytes })),
+	counter("converge_audit_files_removed_total", "Old files of receipts that were removed to keep the bound.", "", audited(func(s audit.Stats) uint64 { return s.Removed })),
+	gauge("converge_audit_broken", "1 once receipts could not be written, so that agents do nothing.", audited(broken)),
 	counter("converge_tasks_total", "Events in the lives of tasks.", "event", taskEvents),
 	counter("converge_tasks_corrupt_total", "Unreadable task records that were met and skipped.", "",
 		single(func(s sample) uint64 { return s.tasks.Corrupt })),
+}
+
+// audited is for what only processes with a log of receipts have.
+func audited(get func(audit.Stats) uint64) reader {
+	return func(s sample, emit func(float64, ...string)) {
+		if s.audited {
+			emit(float64(get(s.receipts)))
+		}
+	}
+}
+
+func broken(s audit.Stats) uint64 {
+	if s.Broken {
+		return 1
+	}
+	return 0
 }
 
 func gauge(name, help string, read reader) metric {

@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/converge-agents/converge"
+	"github.com/converge-agents/converge/audit"
 	"github.com/converge-agents/converge/task"
 	"github.com/converge-agents/converge/transport"
 )
@@ -23,6 +24,9 @@ type Metrics struct {
 	tasks    []*task.Manager
 	wires    []transport.Reporter
 	required []condition
+
+	approvals []Approvals
+	receipts  *audit.Log
 }
 
 // NewMetrics returns a collector over no agents.
@@ -47,6 +51,23 @@ func (m *Metrics) AddTransport(r transport.Reporter) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.wires = append(m.wires, r)
+}
+
+// AddAudit includes the log of receipts, of which a process has one.
+func (m *Metrics) AddAudit(l *audit.Log) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.receipts = l
+}
+
+// auditStats returns the counts of the log of receipts; ok is false if there is none.
+func (m *Metrics) auditStats() (s audit.Stats, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.receipts == nil {
+		return s, false
+	}
+	return m.receipts.Stats(), true
 }
 
 // Remove lets go of an agent that has stopped. What it counted stays in the sums, since counters never
@@ -176,11 +197,14 @@ func (m *Metrics) Describe(to chan<- *prometheus.Desc) {
 	}
 	to <- turnTimes
 	to <- toolTimes
+	to <- approvals
+	to <- approvalsWaiting
 }
 
 // Collect implements [prometheus.Collector].
 func (m *Metrics) Collect(to chan<- prometheus.Metric) {
-	s := sample{m.Stats(), m.taskStats(), m.Transport()}
+	s := sample{agents: m.Stats(), tasks: m.taskStats(), wires: m.Transport()}
+	s.receipts, s.audited = m.auditStats()
 	for _, f := range metrics {
 		f.read(s, func(value float64, labels ...string) {
 			to <- prometheus.MustNewConstMetric(f.desc, f.kind, value, labels...)
@@ -188,4 +212,5 @@ func (m *Metrics) Collect(to chan<- prometheus.Metric) {
 	}
 	to <- prometheus.MustNewConstHistogram(turnTimes, s.agents.TurnTimes.Count, s.agents.TurnTimes.Sum, s.agents.TurnTimes.Buckets)
 	to <- prometheus.MustNewConstHistogram(toolTimes, s.agents.ToolTimes.Count, s.agents.ToolTimes.Sum, s.agents.ToolTimes.Buckets)
+	m.collectApprovals(to)
 }

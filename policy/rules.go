@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -13,6 +14,7 @@ import (
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common"
+	"cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/ext"
 )
 
@@ -20,11 +22,16 @@ import (
 type Rules struct {
 	rules  []compiled
 	params bool // a condition looks at params
+	costly bool // a condition takes CEL to evaluate
 }
 
+// compiled is a rule with its condition: a program, or, where the condition is a single variable or constant of
+// type bool, that alone.
 type compiled struct {
 	Rule
 	program cel.Program
+	simple  func(*activation) bool
+	params  bool // it looks at params
 }
 
 // What one condition may cost to evaluate, in the units of CEL: a comparison, or ten bytes of a text that is
@@ -73,14 +80,15 @@ func NewRules(rules []Rule) (*Rules, error) {
 	r := &Rules{}
 	var errs []error
 	for i, rule := range rules {
-		program, params, err := rule.compile()
+		c, err := rule.compile()
 		if err != nil {
 			err.Rule = i + 1
 			errs = append(errs, err)
 			continue
 		}
-		r.params = r.params || params
-		r.rules = append(r.rules, compiled{rule, program})
+		r.params = r.params || c.params
+		r.costly = r.costly || c.simple == nil
+		r.rules = append(r.rules, c)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -101,34 +109,61 @@ func (r *Rules) Asks() bool {
 	return r != nil && slices.ContainsFunc(r.rules, func(c compiled) bool { return c.Then == Ask })
 }
 
-func (r Rule) compile() (cel.Program, bool, *Error) {
+func (r Rule) check() *Error {
 	switch {
 	case !slices.Contains(Actions(), r.Then):
-		return nil, false, &Error{Field: "Then", Msg: fmt.Sprintf("unknown action %.32q", r.Then), Hint: "an action is allow, deny or ask"}
+		return &Error{Field: "Then", Msg: fmt.Sprintf("unknown action %.32q", r.Then), Hint: "an action is allow, deny or ask"}
 	case strings.TrimSpace(r.When) == "":
-		return nil, false, &Error{Field: "When", Msg: "the condition is missing", Hint: `"true" holds always`}
+		return &Error{Field: "When", Msg: "the condition is missing", Hint: `"true" holds always`}
 	case utf8.RuneCountInString(r.When) > MaxWhen:
-		return nil, false, &Error{Field: "When", Msg: fmt.Sprintf("the condition has more than %d characters", MaxWhen)}
+		return &Error{Field: "When", Msg: fmt.Sprintf("the condition has more than %d characters", MaxWhen)}
 	case len(r.Reason) > MaxReason || !utf8.ValidString(r.Reason):
-		return nil, false, &Error{Field: "Reason", Msg: fmt.Sprintf("want UTF-8 of at most %d bytes", MaxReason)}
+		return &Error{Field: "Reason", Msg: fmt.Sprintf("want UTF-8 of at most %d bytes", MaxReason)}
+	}
+	return nil
+}
+
+func (r Rule) compile() (compiled, *Error) {
+	c := compiled{Rule: r}
+	if err := r.check(); err != nil {
+		return c, err
 	}
 	env, err := environment()
 	if err != nil {
-		return nil, false, &Error{Field: "When", Msg: err.Error()}
+		return c, &Error{Field: "When", Msg: err.Error()}
 	}
-	ast, issues := env.Compile(r.When)
+	checked, issues := env.Compile(r.When)
 	if issues.Err() != nil {
-		return nil, false, explain(issues.Errors())
+		return c, explain(issues.Errors())
 	}
-	if !ast.OutputType().IsExactType(cel.BoolType) {
-		return nil, false, notBool(ast.OutputType())
+	if !checked.OutputType().IsExactType(cel.BoolType) {
+		return c, notBool(checked.OutputType())
 	}
-	program, err := env.Program(ast,
-		cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost), cel.MemoryLimit(maxMemory), cel.InterruptCheckFrequency(interruptEvery))
+	c.params, c.simple = mentions(checked, "params"), simple(checked)
+	c.program, err = env.Program(checked, cel.EvalOptions(cel.OptOptimize),
+		cel.CostLimit(maxCost), cel.MemoryLimit(maxMemory), cel.InterruptCheckFrequency(interruptEvery))
 	if err != nil { // a constant part of it fails: a pattern that is none, for one
-		return nil, false, &Error{Field: "When", Line: 1, Column: 1, Msg: err.Error()}
+		return c, &Error{Field: "When", Line: 1, Column: 1, Msg: err.Error()}
 	}
-	return program, mentions(ast, "params"), nil
+	return c, nil
+}
+
+// simple returns what a condition says that is a single variable or constant, and nil for others.
+func simple(a *cel.Ast) func(*activation) bool {
+	e := a.NativeRep().Expr()
+	switch e.Kind() {
+	case ast.IdentKind:
+		name := e.AsIdent()
+		return func(values *activation) bool {
+			value, _ := values.ResolveName(name)
+			holds, _ := value.(bool)
+			return holds
+		}
+	case ast.LiteralKind:
+		holds, _ := e.AsLiteral().Value().(bool)
+		return func(*activation) bool { return holds }
+	}
+	return nil
 }
 
 func notBool(t *cel.Type) *Error {
@@ -141,8 +176,8 @@ func notBool(t *cel.Type) *Error {
 }
 
 // mentions reports whether an expression refers to a variable.
-func mentions(ast *cel.Ast, variable string) bool {
-	for _, reference := range ast.NativeRep().ReferenceMap() {
+func mentions(a *cel.Ast, variable string) bool {
+	for _, reference := range a.NativeRep().ReferenceMap() {
 		if reference.Name == variable {
 			return true
 		}
@@ -204,8 +239,11 @@ func (r *Rules) Decide(ctx context.Context, call Call) Decision {
 			return Decision{Action: Deny, Reason: "the policy cannot read the params: " + err.Error(), Err: err}
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, maxTime)
-	defer cancel()
+	if r.costly {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, maxTime)
+		defer cancel()
+	}
 	for i := range r.rules {
 		if d, decided := r.rules[i].decide(ctx, i+1, &values); decided {
 			return d
@@ -215,6 +253,9 @@ func (r *Rules) Decide(ctx context.Context, call Call) Decision {
 }
 
 func (c *compiled) decide(ctx context.Context, number int, values *activation) (Decision, bool) {
+	if c.simple != nil {
+		return c.decision(number), c.simple(values)
+	}
 	value, _, err := c.program.ContextEval(ctx, values)
 	if err == nil {
 		switch holds := value.Value().(type) {
@@ -246,7 +287,7 @@ func cause(err error) string {
 func (c *compiled) decision(number int) Decision {
 	d := Decision{Action: c.Then, Rule: number, Reason: c.Reason}
 	if d.Reason == "" {
-		d.Reason = fmt.Sprintf("rule %d of the policy", number)
+		d.Reason = "rule " + strconv.Itoa(number) + " of the policy"
 	}
 	return d
 }

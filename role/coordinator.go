@@ -27,7 +27,7 @@ type CoordinatorConfig struct {
 	// and submits none of them twice.
 	Tasks []task.Spec
 	// Verifier tells whether results are signed by those who held the tasks; required.
-	Verifier *task.Verifier
+	Verifier EndingVerifier
 	Window   int // tasks under way at once; 0 means DefaultWindow
 	// Deadline bounds the whole job, from its first start on: what has not ended by then is cancelled. 0
 	// means none.
@@ -35,6 +35,12 @@ type CoordinatorConfig struct {
 	// Progress, if set, is called on the agent's goroutine when something has changed; it must not
 	// block.
 	Progress func(Progress)
+	Now      func() time.Time // the time; nil means time.Now
+}
+
+// EndingVerifier reports why an agent has not ended a task as its record says; a [task.Verifier] does.
+type EndingVerifier interface {
+	VerifyEnding(t *task.Task) error
 }
 
 // Progress counts a coordinator's tasks.
@@ -102,6 +108,9 @@ func NewCoordinator(c CoordinatorConfig) (*Coordinator, error) {
 	}
 	if c.Window < 0 || c.Deadline < 0 {
 		return nil, errors.New("role.CoordinatorConfig: Window and Deadline must not be negative")
+	}
+	if c.Now == nil {
+		c.Now = time.Now
 	}
 	if c.Window == 0 {
 		c.Window = DefaultWindow
@@ -226,7 +235,7 @@ func (k *Coordinator) end(t task.Task) {
 		return
 	}
 	if w.record == nil {
-		w.record, w.until = &t, time.Now().Add(keyPatience)
+		w.record, w.until = &t, k.config.Now().Add(keyPatience)
 	}
 	k.judge(w)
 }
@@ -234,7 +243,7 @@ func (k *Coordinator) end(t task.Task) {
 // judge settles a completed task as its claimant's signature says.
 func (k *Coordinator) judge(w *waiting) {
 	err := k.config.Verifier.VerifyEnding(w.record)
-	if errors.Is(err, identity.ErrUnknown) && time.Now().Before(w.until) {
+	if errors.Is(err, identity.ErrUnknown) && k.config.Now().Before(w.until) {
 		k.unsettled[w.record.ID] = w
 		return
 	}
@@ -284,7 +293,7 @@ func (k *Coordinator) cancelOverdue() []converge.Decision {
 	if k.deadline.IsZero() || k.overdue {
 		return nil
 	}
-	if rest := time.Until(k.deadline); rest > 0 {
+	if rest := k.deadline.Sub(k.config.Now()); rest > 0 {
 		return []converge.Decision{converge.Wake{After: rest}}
 	}
 	k.overdue = true
@@ -295,9 +304,9 @@ func (k *Coordinator) cancelOverdue() []converge.Decision {
 	}
 	k.again = nil
 	var decisions []converge.Decision
-	for id, w := range k.waiting {
-		if w.record == nil {
-			decisions = append(decisions, converge.CancelTask{TaskID: id})
+	for _, spec := range k.config.Tasks[:k.next] {
+		if w := k.waiting[spec.ID]; w != nil && w.record == nil {
+			decisions = append(decisions, converge.CancelTask{TaskID: spec.ID})
 		}
 	}
 	for _, spec := range k.config.Tasks[k.next:] {

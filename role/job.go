@@ -97,7 +97,7 @@ func (k *Coordinator) Restore(state []byte) error {
 // begin gives the tasks that have no ID those of the job.
 func (k *Coordinator) begin() {
 	if k.job.started.IsZero() {
-		k.job.started, k.changed = time.Now().Truncate(time.Millisecond), true
+		k.job.started, k.changed = k.config.Now().Truncate(time.Millisecond), true
 	}
 	for i := range k.config.Tasks {
 		spec := &k.config.Tasks[i]

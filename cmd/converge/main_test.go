@@ -48,6 +48,7 @@ func TestScripts(t *testing.T) {
 			"mode":      mode,
 			"report":    reportKeys,
 			"empty":     empty,
+			"damage":    damage,
 		},
 	})
 }
@@ -104,6 +105,17 @@ func mode(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// damage changes one bit in the middle of a file: damage FILE.
+func damage(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: damage FILE")
+	}
+	data, err := os.ReadFile(ts.MkAbs(args[0]))
+	ts.Check(err)
+	data[len(data)/2] ^= 1
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), data, 0o600))
+}
+
 // empty checks that a folder holds nothing: empty DIR.
 func empty(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
@@ -132,7 +144,7 @@ func reportKeys(ts *testscript.TestScript, neg bool, args []string) {
 	flat := map[string]string{}
 	flatten(flat, "", report)
 	want := []string{
-		"agents", "elapsed_ms", "messages.rejected", "messages.sent", "messages.verified", "network",
+		"agents", "audit.folder", "audit.head", "audit.receipts", "elapsed_ms", "messages.rejected", "messages.sent", "messages.verified", "network",
 		"rate_limited.egress", "rate_limited.ingress", "tasks.completed", "tasks.failed", "tasks.submitted",
 		"tools.denied", "tools.run", "tools.timed_out", "work.claimed", "work.failed", "work.reported",
 	}

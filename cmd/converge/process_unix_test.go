@@ -147,7 +147,9 @@ network: gate
 tools:
   gate:
     command: [sh, -c, 'echo $$ > "$STARTED"; read word < "$RELEASE"; echo "$word"']
-    env: {STARTED: %q, RELEASE: %q}
+    env: {STARTED: %[1]q, RELEASE: %[2]q}
+    read: [%[2]q]
+    write: [%[1]q]
     output: word
 agents:
   - {name: worker, kind: worker, capabilities: {wait: gate}, tools: [gate]}

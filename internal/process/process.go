@@ -26,14 +26,18 @@ type Group struct {
 	gone bool // the leader has been reaped, and its number may be another's
 }
 
-// Start starts cmd as the leader of a new session and group. It overwrites cmd.SysProcAttr.
-func (g *Group) Start(cmd *exec.Cmd) error {
+// Start starts cmd as the leader of a new session and group. It overwrites cmd.SysProcAttr and then calls start, or
+// cmd.Start if that is nil.
+func (g *Group) Start(cmd *exec.Cmd, start func(*exec.Cmd) error) error {
 	g.mu.Lock() // what the program writes may already call for Kill
 	defer g.mu.Unlock()
 	if err := g.prepare(cmd); err != nil {
 		return err
 	}
-	if err := cmd.Start(); err != nil {
+	if start == nil {
+		start = (*exec.Cmd).Start
+	}
+	if err := start(cmd); err != nil {
 		return err
 	}
 	g.pid = cmd.Process.Pid

@@ -66,7 +66,7 @@ func (s *supported) askLandlock() {
 	case errors.Is(s.landlock, unix.ENOSYS):
 		s.landlock = errors.New("this kernel has no Landlock, which came with Linux 5.13")
 	case errors.Is(s.landlock, unix.EOPNOTSUPP):
-		s.landlock = errors.New("Landlock is switched off in this kernel: add it to the boot parameter lsm=")
+		s.landlock = errors.New("this kernel has Landlock switched off: add it to the boot parameter lsm=")
 	case s.landlock != nil:
 		s.landlock = fmt.Errorf("landlock: %w", s.landlock)
 	}
@@ -75,7 +75,7 @@ func (s *supported) askLandlock() {
 	case s.landlock != nil:
 		s.signals = s.landlock
 	case s.abi < 6:
-		s.signals = fmt.Errorf("Landlock ABI %d has no signals, which came with Linux 6.12", s.abi)
+		s.signals = fmt.Errorf("signals came to Landlock with Linux 6.12, and this is ABI %d", s.abi)
 	case errata < 0 || errata&threadsMaySignal == 0:
 		s.signals = errors.New("in this kernel Landlock keeps threads of one process apart: erratum 2, mended in Linux 6.15")
 	}

@@ -1,7 +1,7 @@
 // Package anthropic speaks the messages interface of Anthropic.
 //
-// It reads nothing out of the environment: what it is given in [Config] is all that it uses. It asks once; who wants it
-// to ask again uses [llm.Retry].
+// It reads nothing out of the environment but proxies (HTTPS_PROXY and the like): what it is given in [Config] is all that
+// it uses. It asks once; who wants it to ask again uses [llm.Retry].
 package anthropic
 
 import (

@@ -1,8 +1,8 @@
 // Package openai speaks the chat completions interface of OpenAI, which Mistral, Ollama, vLLM and many others speak
 // too.
 //
-// It reads nothing out of the environment: what it is given in [Config] is all that it uses. It asks once; who wants it
-// to ask again uses [llm.Retry].
+// It reads nothing out of the environment but proxies (HTTPS_PROXY and the like): what it is given in [Config] is all that
+// it uses. It asks once; who wants it to ask again uses [llm.Retry].
 package openai
 
 import (

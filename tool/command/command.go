@@ -54,6 +54,7 @@ import (
 	"github.com/google/jsonschema-go/jsonschema"
 
 	"github.com/converge-agents/converge/internal/sandbox"
+	"github.com/converge-agents/converge/internal/template"
 	"github.com/converge-agents/converge/tool"
 )
 
@@ -138,9 +139,9 @@ type Config struct {
 type Tool struct {
 	name, description string
 	program           string // absolute
-	args              []template
-	stdin             template
-	stdinFile         template
+	args              []template.Template
+	stdin             template.Template
+	stdinFile         template.Template
 	env               []string
 	dir               string // absolute; "" is a new one for each call
 	paths             map[string]confined
@@ -296,8 +297,8 @@ func checkVariable(name, value string) error {
 // names returns the names of all params, sorted.
 func (t *Tool) names() []string {
 	var names []string
-	for _, tmpl := range append([]template{t.stdin, t.stdinFile}, t.args...) {
-		names = append(names, tmpl.params()...)
+	for _, tmpl := range append([]template.Template{t.stdin, t.stdinFile}, t.args...) {
+		names = append(names, tmpl.Params()...)
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
@@ -353,11 +354,11 @@ func (t *Tool) start(ctx context.Context, values map[string]string) (stdout []by
 		p.maxOutput = limit
 	}
 	for _, arg := range t.args {
-		p.args = append(p.args, arg.fill(values))
+		p.args = append(p.args, arg.Fill(values))
 	}
 	switch {
 	case t.stdin != nil:
-		p.stdin = strings.NewReader(t.stdin.fill(values))
+		p.stdin = strings.NewReader(t.stdin.Fill(values))
 	case t.stdinFile != nil:
 		file, err := t.openStdin(values)
 		if err != nil {

@@ -3,3 +3,5 @@
 package command_test
 
 const hungPrograms = 1000
+
+const quickRuns = 1000

@@ -3,3 +3,5 @@
 package command_test
 
 const hungPrograms = 100 // 1,000 with the tag soak
+
+const quickRuns = 200 // 1,000 with the tag soak

@@ -8,10 +8,10 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
-	"sync"
 	"syscall"
 	"time"
 
+	processes "github.com/converge-agents/converge/internal/process"
 	"github.com/converge-agents/converge/tool"
 )
 
@@ -26,23 +26,21 @@ func (p *process) run(ctx context.Context) ([]byte, error) {
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("not started: %w", context.Cause(ctx))
 	}
-	var g group
-	stdout := &capped{limit: p.maxOutput, full: g.kill}
+	var g processes.Group
+	stdout := &capped{limit: p.maxOutput, full: g.Kill}
 	stderr := &tail{limit: p.maxStderr}
 	cmd := exec.Command(p.path, p.args...)
 	cmd.Env, cmd.Dir = p.env, p.dir
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = p.stdin, stdout, stderr
 	cmd.WaitDelay = waitDelay
-	// A session is a group too, and has no terminal that a program could read from or type into.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	var started bool
 	err := p.sandbox.Do(func(start func(*exec.Cmd) error) error {
-		if err := g.start(cmd, start); err != nil {
+		if err := g.Start(cmd, start); err != nil {
 			return err
 		}
 		started = true
-		defer context.AfterFunc(ctx, g.kill)()
-		return g.wait(cmd)
+		defer context.AfterFunc(ctx, g.Kill)()
+		return g.Wait(cmd)
 	})
 	switch {
 	case !started:
@@ -63,7 +61,7 @@ func (p *process) startError(err error) error {
 	case errors.Is(err, syscall.E2BIG):
 		return invalid("too long for the arguments of a program")
 	case errors.Is(err, syscall.EACCES) && p.sandbox != nil:
-		return fmt.Errorf("start: %w: is what runs it, such as the interpreter of a script, granted by Read?", withoutPath(err))
+		return fmt.Errorf("start: %w: is what runs it, such as the interpreter of a script, granted by Read?", syscall.EACCES)
 	default:
 		return fmt.Errorf("start: %w", err)
 	}
@@ -83,37 +81,4 @@ func (p *process) exitError(err error, stderr string) error {
 	default:
 		return fmt.Errorf("program %q: %w", filepath.Base(p.path), err)
 	}
-}
-
-// group is the process group of a running program.
-type group struct {
-	mu   sync.Mutex
-	pid  int  // of the leader, and so of the group; 0 before the start
-	gone bool // the leader has been reaped, and its number may be another's
-}
-
-func (g *group) start(cmd *exec.Cmd, start func(*exec.Cmd) error) error {
-	g.mu.Lock() // output may already call for kill
-	defer g.mu.Unlock()
-	if err := start(cmd); err != nil {
-		return err
-	}
-	g.pid = cmd.Process.Pid
-	return nil
-}
-
-// kill ends all processes of the group. It may be called at any time, and often.
-func (g *group) kill() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.pid != 0 && !g.gone {
-		_ = syscall.Kill(-g.pid, syscall.SIGKILL) // fails if none is left
-	}
-}
-
-// leave makes kill do nothing from now on.
-func (g *group) leave() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.gone = true
 }

@@ -121,8 +121,8 @@ func (t *Tool) readable() []string {
 	for _, within := range t.paths {
 		read = append(read, within.real)
 	}
-	if t.stdinFile != nil && !t.stdinFile[0].param {
-		read = append(read, t.stdinFile[0].text)
+	if t.stdinFile != nil && !t.stdinFile[0].IsParam {
+		read = append(read, t.stdinFile[0].Text)
 	}
 	slices.Sort(read)
 	return slices.Compact(read)

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/converge-agents/converge/internal/template"
 )
 
 // FuzzTemplate feeds the parser templates and the accepted ones values. No text is read in two ways,
@@ -14,7 +16,7 @@ func FuzzTemplate(f *testing.F) {
 		f.Add(seed, "{y}", "}}")
 	}
 	f.Fuzz(func(t *testing.T, text, x, y string) {
-		tmpl, err := parseTemplate(text)
+		tmpl, err := template.Parse(text)
 		if err != nil {
 			return
 		}
@@ -22,8 +24,8 @@ func FuzzTemplate(f *testing.F) {
 			t.Fatalf("%q came back as %q", text, again)
 		}
 		values := map[string]string{"x": x, "y": y}
-		for i, name := range tmpl.params() {
-			if !isParamName(name) {
+		for i, name := range tmpl.Params() {
+			if !template.IsName(name) {
 				t.Fatalf("%q has a param %q", text, name)
 			}
 			if _, ok := values[name]; !ok {
@@ -32,16 +34,16 @@ func FuzzTemplate(f *testing.F) {
 		}
 		var want []string
 		for i, p := range tmpl {
-			if i > 0 && !p.param && !tmpl[i-1].param {
-				t.Fatalf("%q: texts %q and %q are neighbours", text, tmpl[i-1].text, p.text)
+			if i > 0 && !p.IsParam && !tmpl[i-1].IsParam {
+				t.Fatalf("%q: texts %q and %q are neighbours", text, tmpl[i-1].Text, p.Text)
 			}
-			if p.param {
-				want = append(want, values[p.text])
+			if p.IsParam {
+				want = append(want, values[p.Text])
 			} else {
-				want = append(want, p.text)
+				want = append(want, p.Text)
 			}
 		}
-		filled := tmpl.fill(values)
+		filled := tmpl.Fill(values)
 		if filled != strings.Join(want, "") {
 			t.Fatalf("%q was filled to %q", text, filled)
 		}
@@ -51,12 +53,12 @@ func FuzzTemplate(f *testing.F) {
 
 // checkOptionHolds fails if a template passes checkOption, but what it is filled to is an option that
 // the template does not name.
-func checkOptionHolds(t *testing.T, tmpl template, filled string) {
-	if tmpl.checkOption() != nil || len(tmpl.params()) == 0 {
+func checkOptionHolds(t *testing.T, tmpl template.Template, filled string) {
+	if checkOption(tmpl) != nil || len(tmpl.Params()) == 0 {
 		return
 	}
-	prefix := tmpl[0].text
-	if tmpl[0].param || !strings.HasPrefix(filled, prefix) {
+	prefix := tmpl[0].Text
+	if tmpl[0].IsParam || !strings.HasPrefix(filled, prefix) {
 		t.Fatalf("%q was filled to %q: a param came first", tmpl, filled)
 	}
 	if strings.HasPrefix(filled, "-") {
@@ -83,8 +85,8 @@ func TestTailKeepsTheLastBytes(t *testing.T) {
 }
 
 func TestParamsOfATemplate(t *testing.T) {
-	tmpl, err := parseTemplate("{a}-{{b}}-{c}{a}")
-	if err != nil || !slices.Equal(tmpl.params(), []string{"a", "c", "a"}) {
-		t.Errorf("params %q, error %v", tmpl.params(), err)
+	tmpl, err := template.Parse("{a}-{{b}}-{c}{a}")
+	if err != nil || !slices.Equal(tmpl.Params(), []string{"a", "c", "a"}) {
+		t.Errorf("params %q, error %v", tmpl.Params(), err)
 	}
 }

@@ -151,8 +151,8 @@ func withoutPath(err error) error {
 // openStdin opens the file of the template StdinFile. A value in Paths is opened beneath its
 // directory, so that a link that was put there since the check leads nowhere else.
 func (t *Tool) openStdin(values map[string]string) (*os.File, error) {
-	name := t.stdinFile[0].text
-	if !t.stdinFile[0].param {
+	name := t.stdinFile[0].Text
+	if !t.stdinFile[0].IsParam {
 		file, err := openRegular(os.OpenFile, name)
 		if err != nil {
 			return nil, fmt.Errorf("open the standard input: %w", err)

@@ -33,6 +33,7 @@ type link struct {
 	writes  sync.WaitGroup
 	closed  bool
 	readErr error
+	givenUp uint64 // calls that nobody waits for any more, and that may still be answered
 	gone    context.Context
 	end     context.CancelFunc
 
@@ -68,8 +69,12 @@ func (l *link) Read(ctx context.Context) (jsonrpc.Message, error) {
 		switch m := m.(type) {
 		case *jsonrpc.Response:
 			l.learnVersion(m)
-			if answer, asked := l.answer(m); asked {
+			answer, late := l.answer(m)
+			if answer != nil {
 				return answer, nil
+			}
+			if late {
+				continue
 			}
 		case *jsonrpc.Request:
 			l.unaskedRequest(m)
@@ -100,21 +105,27 @@ func (l *link) loss() error {
 	return fmt.Errorf("%w: %w", ErrEnded, plainly(l.readErr))
 }
 
-// answer returns what the SDK is to see of an answer, and whether it is one to what was asked.
-func (l *link) answer(m *jsonrpc.Response) (_ *jsonrpc.Response, asked bool) {
+// answer returns what the SDK is to see of an answer: nil if nobody waits for it, and then whether it may be one that
+// comes after its call was given up.
+func (l *link) answer(m *jsonrpc.Response) (_ *jsonrpc.Response, late bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	r, asked := l.replies[m.ID]
+	if !asked {
+		late = l.givenUp > 0
+		l.givenUp -= min(l.givenUp, 1)
+		return nil, late
+	}
 	delete(l.replies, m.ID)
 	if r == nil {
-		return m, asked
+		return m, false
 	}
 	r.answered = true
 	if m.Error != nil {
-		return m, true
+		return m, false
 	}
 	r.result = m.Result
-	return &jsonrpc.Response{ID: m.ID, Result: json.RawMessage(`{"content":[]}`)}, true
+	return &jsonrpc.Response{ID: m.ID, Result: json.RawMessage(`{"content":[]}`)}, false
 }
 
 // learnVersion passes on the version of the protocol, which the first answer names.
@@ -212,7 +223,10 @@ func (l *link) expect(ctx context.Context, id jsonrpc.ID) *reply {
 func (l *link) forget(id jsonrpc.ID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.replies, id)
+	if _, expected := l.replies[id]; expected {
+		l.givenUp++
+		delete(l.replies, id)
+	}
 }
 
 // Close ends the connection and all writes that are under way.

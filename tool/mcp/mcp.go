@@ -19,7 +19,8 @@
 //   - A call ends with its context, at once, and the server is told. Messages are bounded by [MaxMessage], and
 //     results by the guard's limit.
 //   - A program has a process group of its own, which is killed as one, and only the environment that is
-//     configured. Programs that end are started again, later each time.
+//     configured. It reads and writes the files that are granted, and reaches no network unless that is, as far as
+//     the kernel can keep it from that. Programs that end are started again, later each time.
 //   - HTTP goes to the host of the URL and nowhere else, by TLS unless that host is this machine.
 //
 // The session is that of protocol version 2025-11-25 or before, which all servers speak; of later versions, the
@@ -42,6 +43,7 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/internal/process"
+	"github.com/converge-agents/converge/internal/sandbox"
 	"github.com/converge-agents/converge/tool"
 )
 
@@ -79,6 +81,14 @@ type Config struct {
 	PassEnv []string
 	// Dir is the folder that the program runs in. "" is the current directory at New.
 	Dir string
+	// Read are files and folders that the program may read and execute, beside those of the system, the program
+	// itself and Dir, and Write those that it may change too. They have to exist. Network lets it use IP, and
+	// UnixSockets sockets of this machine. What is not granted is kept from it as far as the kernel can; see
+	// [Server.Protections].
+	Read, Write          []string
+	Network, UnixSockets bool
+	// UnsafeNoSandbox runs the program without all that: it may do what this process may.
+	UnsafeNoSandbox bool
 
 	// URL is where the server is: https, or http if its host is this machine.
 	URL string
@@ -130,7 +140,7 @@ func New(c Config) (*Server, error) {
 	if c.URL != "" {
 		s.connect, err = newRemote(c)
 	} else {
-		s.connect, err = newProgram(c)
+		s.connect, s.sandbox, err = newProgram(c)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("mcp server %q: %w", c.Name, err)
@@ -146,8 +156,10 @@ func (c Config) check() error {
 		return errors.New("field Tools is required: name the tools that agents may be allowed")
 	case (len(c.Command) == 0) == (c.URL == ""):
 		return errors.New("fields Command and URL: give one of them")
-	case c.URL != "" && (len(c.Env) > 0 || len(c.PassEnv) > 0 || c.Dir != ""):
-		return errors.New("fields Env, PassEnv and Dir are for programs; leave them out")
+	case c.URL != "" && (len(c.Env) > 0 || len(c.PassEnv) > 0 || c.Dir != "" || c.grants() || c.UnsafeNoSandbox):
+		return errors.New("fields Env, PassEnv, Dir, and those of the sandbox are for programs; leave them out")
+	case c.UnsafeNoSandbox && c.grants():
+		return errors.New("fields Read, Write, Network and UnixSockets say nothing with UnsafeNoSandbox; leave them out")
 	case c.URL == "" && c.Header != nil:
 		return errors.New("field Header is for a URL; leave it out")
 	case c.StartTimeout < 0 || c.CheckEvery < 0 || c.MinBackoff < 0 || c.MaxBackoff < c.MinBackoff:
@@ -191,12 +203,23 @@ func isPlain(s, others string) bool {
 	return true
 }
 
-// newProgram returns how to connect to a program.
-func newProgram(c Config) (connect, error) {
+func (c Config) grants() bool { return len(c.Read)+len(c.Write) > 0 || c.Network || c.UnixSockets }
+
+// newProgram returns how to connect to a program, and what confines it.
+func newProgram(c Config) (connect, *sandbox.Policy, error) {
 	if !process.Supported {
-		return nil, fmt.Errorf("programs can be run as servers on Unix only: %w", errors.ErrUnsupported)
+		return nil, nil, fmt.Errorf("programs can be run as servers on Unix only: %w", errors.ErrUnsupported)
 	}
-	p := program{args: c.Command[1:], env: []string{}}
+	p := program{args: c.Command[1:]}
+	for _, step := range []func(*program) error{c.setPath, c.setDir, c.setEnvironment, c.setSandbox} {
+		if err := step(&p); err != nil {
+			return nil, nil, err
+		}
+	}
+	return func(context.Context) (*carrier, error) { return p.start() }, p.sandbox, nil
+}
+
+func (c Config) setPath(p *program) error {
 	path, err := exec.LookPath(c.Command[0])
 	if err == nil {
 		path, err = filepath.Abs(path)
@@ -205,20 +228,82 @@ func newProgram(c Config) (connect, error) {
 		if lookup, ok := errors.AsType[*exec.Error](err); ok {
 			err = lookup.Err
 		}
-		return nil, fmt.Errorf("field Command: program %q: %w: install it, or give the path of an executable file", c.Command[0], err)
+		return fmt.Errorf("field Command: program %q: %w: install it, or give the path of an executable file", c.Command[0], err)
 	}
 	p.path = path
+	return nil
+}
+
+func (c Config) setDir(p *program) (err error) {
 	if p.dir, err = filepath.Abs(cmp.Or(c.Dir, ".")); err != nil {
-		return nil, fmt.Errorf("field Dir: %w", err)
+		return fmt.Errorf("field Dir: %w", err)
 	}
 	if info, err := os.Stat(p.dir); err != nil || !info.IsDir() {
-		return nil, fmt.Errorf("field Dir %q: not a folder", c.Dir)
+		return fmt.Errorf("field Dir %q: not a folder", c.Dir)
 	}
-	if p.env, err = c.environment(); err != nil {
-		return nil, err
-	}
-	return func(context.Context) (*carrier, error) { return p.start() }, nil
+	return nil
 }
+
+func (c Config) setEnvironment(p *program) (err error) {
+	p.env, err = c.environment()
+	return err
+}
+
+func (c Config) setSandbox(p *program) error {
+	if c.UnsafeNoSandbox {
+		return nil
+	}
+	s := &sandbox.Policy{Read: []string{p.path}, Network: c.Network, UnixSockets: c.UnixSockets, Limits: limits}
+	if c.Dir != "" {
+		s.Read = append(s.Read, p.dir)
+	}
+	for field, grant := range map[string]struct {
+		paths []string
+		to    *[]string
+	}{"Read": {c.Read, &s.Read}, "Write": {c.Write, &s.Write}} {
+		for i, path := range grant.paths {
+			abs, err := filepath.Abs(path)
+			if err == nil {
+				_, err = os.Stat(abs)
+			}
+			if err != nil || path == "" {
+				return fmt.Errorf("field %s[%d] %q: no such file or folder", field, i, path)
+			}
+			*grant.to = append(*grant.to, abs)
+		}
+	}
+	p.sandbox = s
+	return nil
+}
+
+// limits hold for each process of a program, which lives long.
+var limits = sandbox.Limits{Memory: 4 << 30, FileSize: 1 << 30, OpenFiles: 4096, Processes: 4096}
+
+// Protections says what the server's program is kept from on this machine, and what not, and why. What the
+// configuration grants is not mentioned. A server at a URL has none: it can do what it likes, where it is.
+func (s *Server) Protections() []Protection {
+	if s.config.URL != "" {
+		return nil
+	}
+	if s.sandbox == nil {
+		return []Protection{{"sandbox", false, "switched off by UnsafeNoSandbox"}}
+	}
+	var all []Protection
+	for _, p := range s.sandbox.Protections() {
+		all = append(all, Protection(p))
+	}
+	return all
+}
+
+// Protection is a thing that a program is kept from.
+type Protection struct {
+	Name    string // a word or two, such as "files" or "network"
+	InForce bool
+	Detail  string // by what, or why not
+}
+
+// String is the name and, in brackets, the detail.
+func (p Protection) String() string { return fmt.Sprintf("%s (%s)", p.Name, p.Detail) }
 
 func (c Config) environment() ([]string, error) {
 	env := []string{} // not nil, which would be the environment of this process

@@ -11,6 +11,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -57,10 +58,14 @@ func config(t *testing.T, mode string, tools ...string) subject {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return subject{Config: mcp.Config{
-		Name: "it", Tools: tools, Command: []string{self}, Env: map[string]string{modeVariable: mode},
+	c := mcp.Config{
+		Name: "it", Tools: tools, Command: []string{self}, Env: map[string]string{modeVariable: mode}, Read: []string{self},
 		Logger: slog.New(slog.DiscardHandler), MinBackoff: time.Millisecond, CheckEvery: time.Hour,
-	}}
+	}
+	if _, path, ok := strings.Cut(mode, ":"); ok {
+		c.Write = []string{filepath.Dir(path)}
+	}
+	return subject{Config: c}
 }
 
 // script is a server that follows a script.
@@ -617,7 +622,7 @@ func TestServerThatFloodsIsEnded(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := start(t, script(t, []string{listing(oneTool), "tools/call ¦10000×" + message + "␤"}, "a"))
+			s := start(t, script(t, []string{listing(oneTool), "tools/call ¦4000×" + message + "␤"}, "a"))
 			if _, err := run(t, s, "a", "{}"); !errors.Is(err, mcp.ErrEnded) || !strings.Contains(err.Error(), mcp.ErrFlood.Error()) {
 				t.Errorf("error %v", err)
 			}
@@ -625,6 +630,36 @@ func TestServerThatFloodsIsEnded(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+func TestAnswersThatComeTooLateAreNoFlood(t *testing.T) {
+	t.Parallel()
+	var out io.Writer
+	c := config(t, "", "a")
+	late := make(chan string, 3000)
+	c.serve = func(in io.Reader, w io.Writer) {
+		out = w
+		rawServer(strings.Join([]string{listing(oneTool), "tools/call ", "ping "}, "\n"), in, w)
+	}
+	s := start(t, c)
+	ctx, cancel := context.WithCancel(t.Context())
+	var calls sync.WaitGroup
+	for range cap(late) {
+		calls.Go(func() { _, _ = s.Tools()[0].Run(ctx, nil) })
+	}
+	for s.Kept() < cap(late) {
+		runtime.Gosched()
+	}
+	cancel()
+	calls.Wait()
+	for id := range cap(late) { // more at once than a server may say unasked
+		if _, err := fmt.Fprintf(out, `{"jsonrpc":"2.0","id":%d,"result":{"content":[]}}`+"\n", id+3); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if status := s.Status(); !status.Up || status.Restarts != 0 {
+		t.Errorf("status %+v", status)
 	}
 }
 
@@ -657,7 +692,7 @@ func TestRequestsOfTheServerAreRefused(t *testing.T) {
 func TestThousandHungCallsLeaveNothingBehind(t *testing.T) {
 	s := start(t, config(t, "good", "hang", "await_cancelled", "add"))
 	mustRun(t, s, "add", `{"a":1,"b":2}`)
-	before := resources(t)
+	before, goroutines := resources(t), runtime.NumGoroutine()
 	g := guard(t, s, tool.GuardConfig{MaxConcurrent: 1000})
 	ctx, cancel := context.WithCancel(t.Context())
 	var calls sync.WaitGroup
@@ -687,6 +722,11 @@ func TestThousandHungCallsLeaveNothingBehind(t *testing.T) {
 	}
 	if after := resources(t); after > before {
 		t.Errorf("%d descriptors and processes before, %d after", before, after)
+	}
+	for ctx := within(t); runtime.NumGoroutine() > goroutines; runtime.Gosched() { // the last are on their way out
+		if ctx.Err() != nil {
+			t.Fatalf("%d goroutines before, %d after", goroutines, runtime.NumGoroutine())
+		}
 	}
 }
 
@@ -784,6 +824,9 @@ func TestNewNamesTheFieldAtFault(t *testing.T) {
 		"field Dir":                        func(c *mcp.Config) { c.Dir = "no-such-folder" },
 		"field Env":                        func(c *mcp.Config) { c.Env = map[string]string{"a=b": ""} },
 		"field PassEnv":                    func(c *mcp.Config) { c.PassEnv = []string{""} },
+		`field Write[0] "no-such-folder"`:  func(c *mcp.Config) { c.Write = []string{"no-such-folder"} },
+		"fields Read, Write, Network":      func(c *mcp.Config) { c.Network, c.UnsafeNoSandbox = true, true },
+		"fields Env, PassEnv, Dir, and":    func(c *mcp.Config) { c.Command, c.URL, c.Network = nil, "https://x.example", true },
 		"fields StartTimeout":              func(c *mcp.Config) { c.CheckEvery = -1 },
 		"field URL: http to \"x.example\"": func(c *mcp.Config) { c.Command, c.URL = nil, "http://x.example/mcp" },
 		"field URL: no name and password":  func(c *mcp.Config) { c.Command, c.URL = nil, "https://u:p@x.example" },

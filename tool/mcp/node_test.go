@@ -43,6 +43,8 @@ func nodeConfig(t *testing.T, server string, arguments, tools []string) subject 
 	t.Helper()
 	c := config(t, "", tools...)
 	c.Command, c.Env = append(node(t, server), arguments...), nil
+	c.Read = []string{filepath.Join("testdata", "npm")}
+	c.Write = arguments // the folders
 	return c
 }
 

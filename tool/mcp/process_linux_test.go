@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -72,7 +73,7 @@ func TestGroupOfAProgramIsGoneAfterClose(t *testing.T) {
 func parent(pipe string) {
 	self, _ := os.Executable()
 	s, err := mcp.New(mcp.Config{
-		Name: "it", Tools: []string{"add"}, Logger: slog.New(slog.DiscardHandler),
+		Name: "it", Tools: []string{"add"}, Logger: slog.New(slog.DiscardHandler), Read: []string{self}, Write: []string{filepath.Dir(pipe)},
 		Command: []string{"/bin/sh", "-c", `exec 3>"$1"; ` + modeVariable + `=good exec "$0"`, self, pipe},
 	})
 	if err == nil {
@@ -80,6 +81,45 @@ func parent(pipe string) {
 	}
 	fmt.Println("started", err)
 	select {}
+}
+
+func TestProgramReadsAndReachesOnlyWhatIsGranted(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	secret := filepath.Join(dir, "secret")
+	if err := os.WriteFile(secret, []byte("secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := config(t, "good", "read", "dial")
+	s := start(t, c)
+	inForce := map[string]bool{}
+	for _, p := range s.Protections() {
+		inForce[p.Name] = p.InForce
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	granted := c
+	granted.Read, granted.Network = append(granted.Read, dir), true
+	with := start(t, granted)
+	for call, protection := range map[string]string{
+		`read {"what":"` + secret + `"}`:                   "files",
+		`dial {"what":"` + listener.Addr().String() + `"}`: "network",
+	} {
+		name, params, _ := strings.Cut(call, " ")
+		if _, err := run(t, s, name, params); (err != nil) != inForce[protection] {
+			t.Errorf("%s, %s in force %v: error %v", name, protection, inForce[protection], err)
+		}
+		if _, err := run(t, with, name, params); err != nil {
+			t.Errorf("%s, granted: %v", name, err)
+		}
+	}
+	c.UnsafeNoSandbox, c.Read = true, nil
+	if p := start(t, c).Protections(); len(p) != 1 || p[0].InForce {
+		t.Errorf("protections %v", p)
+	}
 }
 
 func TestProgramDiesWithAParentThatIsKilled(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/converge-agents/converge/internal/process"
+	"github.com/converge-agents/converge/internal/sandbox"
 )
 
 // How long a program may take to end: once its standard input is closed, and once it was told by a signal. Then it
@@ -37,10 +38,11 @@ type carrier struct {
 
 // program is a program that can be started.
 type program struct {
-	path string
-	args []string
-	env  []string // not nil
-	dir  string
+	path    string
+	args    []string
+	env     []string // not nil
+	dir     string
+	sandbox *sandbox.Policy // nil restricts nothing
 }
 
 // running is a program that was started.
@@ -66,7 +68,7 @@ func (p program) start() (*carrier, error) {
 	r.group.DieWithParent = true
 	r.cmd.Env, r.cmd.Dir, r.cmd.WaitDelay = p.env, p.dir, waitDelay
 	r.cmd.Stdin, r.cmd.Stdout, r.cmd.Stderr = childIn, childOut, r.stderr
-	err = r.start()
+	err = r.start(p.sandbox)
 	closeAll(childIn, childOut)
 	if err != nil {
 		closeAll(in, out)
@@ -89,17 +91,25 @@ func closeAll(files ...*os.File) {
 }
 
 // start starts the program from a thread that lives as long as it does, since the kernel kills it when that ends.
-func (r *running) start() error {
-	started := make(chan error)
+func (r *running) start(p *sandbox.Policy) error {
+	started := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // and never unlock: the thread ends with the goroutine
-		err := r.group.Start(r.cmd)
-		started <- err
-		if err == nil {
-			err = r.group.Wait(r.cmd)
-			r.end = process.Describe(r.cmd.ProcessState, err)
-			close(r.exited)
+		began := false
+		err := p.Do(func(start func(*exec.Cmd) error) error {
+			if err := r.group.Start(r.cmd, start); err != nil {
+				return err
+			}
+			began = true
+			started <- nil
+			return r.group.Wait(r.cmd)
+		})
+		if !began {
+			started <- err
+			return
 		}
+		r.end = process.Describe(r.cmd.ProcessState, err)
+		close(r.exited)
 	}()
 	return <-started
 }

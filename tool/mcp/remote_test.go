@@ -1,6 +1,7 @@
 package mcp_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -185,7 +187,7 @@ func TestHugeResponseOfARemoteServerIsRefused(t *testing.T) {
 				w.Header().Set("Content-Type", contentType)
 				_, _ = io.WriteString(w, "data: ")
 				chunk := strings.Repeat("x", 1<<20)
-				for range 64 {
+				for range 20 {
 					if _, err := io.WriteString(w, chunk); err != nil {
 						return
 					}
@@ -231,13 +233,28 @@ func TestServerThatIsBusyForAMomentStaysUp(t *testing.T) {
 
 func TestRequestsOfARemoteServerAreRefused(t *testing.T) {
 	t.Parallel()
-	server := sdk.NewServer(&sdk.Implementation{Name: "asks"}, nil)
-	sdk.AddTool(server, &sdk.Tool{Name: "ask"}, func(ctx context.Context, r *sdk.CallToolRequest, _ noParams) (*sdk.CallToolResult, any, error) {
-		_, err := r.Session.CreateMessage(ctx, &sdk.CreateMessageParams{MaxTokens: 1})
-		return &sdk.CallToolResult{Content: []sdk.Content{&sdk.TextContent{Text: err.Error()}}}, nil, nil
+	answers := make(chan string, 1)
+	inner := answering(func(w http.ResponseWriter, r *http.Request, id string) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		_, _ = io.WriteString(w, `data: {"jsonrpc":"2.0","id":"its","method":"sampling/createMessage","params":{}}`+"\n\n")
+		_ = http.NewResponseController(w).Flush()
+		select {
+		case answer := <-answers:
+			_, _ = io.WriteString(w, `data: {"jsonrpc":"2.0","id":`+id+`,"result":{"content":[{"type":"text","text":`+strconv.Quote(answer)+`}]}}`+"\n\n")
+		case <-r.Context().Done():
+		}
 	})
-	got := mustRun(t, start(t, remote(t, streamable(t, server, nil), "ask")), "ask", "{}")
-	if !strings.Contains(got, "sampling") && !strings.Contains(got, "refused") {
+	s := start(t, remote(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err == nil && strings.Contains(string(body), `"its"`) {
+			w.WriteHeader(http.StatusAccepted)
+			answers <- string(body)
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		inner.ServeHTTP(w, r)
+	}), "a"))
+	if got := mustRun(t, s, "a", "{}"); !strings.Contains(got, "-32601") || !strings.Contains(got, "refused") {
 		t.Errorf("the server got %s", got)
 	}
 }

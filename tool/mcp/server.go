@@ -13,6 +13,7 @@ import (
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/converge-agents/converge/internal/nearest"
+	"github.com/converge-agents/converge/internal/sandbox"
 	"github.com/converge-agents/converge/tool"
 )
 
@@ -21,6 +22,7 @@ type Server struct {
 	config  Config
 	log     *slog.Logger
 	connect connect
+	sandbox *sandbox.Policy // of the program; nil restricts nothing
 
 	mu       sync.Mutex
 	state    state
@@ -170,7 +172,7 @@ func (s *Server) rise(x *session) {
 func (s *Server) acquire(ctx context.Context, name string) (*session, error) {
 	for {
 		s.mu.Lock()
-		x, err, changed := s.current(name)
+		x, changed, err := s.current(name)
 		s.mu.Unlock()
 		if x != nil || err != nil {
 			return x, err
@@ -184,16 +186,16 @@ func (s *Server) acquire(ctx context.Context, name string) (*session, error) {
 }
 
 // current is acquire at this moment; mu is held.
-func (s *Server) current(name string) (*session, error, <-chan struct{}) {
+func (s *Server) current(name string) (x *session, changed <-chan struct{}, _ error) {
 	switch {
 	case s.state == closed || s.state == idle:
-		return nil, ErrClosed, nil
+		return nil, nil, ErrClosed
 	case s.state == down:
-		return nil, fmt.Errorf("%w: %w", ErrUnavailable, s.cause), nil
+		return nil, nil, fmt.Errorf("%w: %w", ErrUnavailable, s.cause)
 	case s.state == again || s.checked != s.claims:
-		return nil, nil, s.changed
+		return nil, s.changed, nil
 	case s.blocked[name] != nil:
-		return nil, s.blocked[name], nil
+		return nil, nil, s.blocked[name]
 	default:
 		return s.session, nil, nil
 	}

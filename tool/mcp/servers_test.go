@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"strconv"
@@ -74,6 +75,10 @@ type addResult struct {
 
 type noParams struct{}
 
+type whatParams struct {
+	What string `json:"what"`
+}
+
 // goodServer is what the SDK makes of a few tools.
 func goodServer() *sdk.Server {
 	s := sdk.NewServer(&sdk.Implementation{Name: "good", Version: "7"}, &sdk.ServerOptions{PageSize: 2})
@@ -112,6 +117,17 @@ func goodServer() *sdk.Server {
 		func(context.Context, *sdk.CallToolRequest, noParams) (*sdk.CallToolResult, any, error) {
 			return text(strings.Join(os.Environ(), "\n")), nil, nil
 		})
+	sdk.AddTool(s, &sdk.Tool{Name: "read"}, func(_ context.Context, _ *sdk.CallToolRequest, p whatParams) (*sdk.CallToolResult, any, error) {
+		_, err := os.ReadFile(p.What)
+		return &sdk.CallToolResult{}, nil, err
+	})
+	sdk.AddTool(s, &sdk.Tool{Name: "dial"}, func(_ context.Context, _ *sdk.CallToolRequest, p whatParams) (*sdk.CallToolResult, any, error) {
+		c, err := net.Dial("tcp", p.What)
+		if err == nil {
+			err = c.Close()
+		}
+		return &sdk.CallToolResult{}, nil, err
+	})
 	addHanging(s)
 	return s
 }

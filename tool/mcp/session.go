@@ -61,7 +61,8 @@ func (x *session) wait() error {
 	if p := x.carrier.program; p != nil {
 		x.waiters.Go(func() { // what left the group may hold the pipes open
 			<-p.exited
-			time.AfterFunc(waitDelay, func() { _ = x.link.Close() })
+			pause(x.gone, x.gone, waitDelay)
+			_ = x.link.Close()
 		})
 	}
 	_ = x.client.Wait()

@@ -1,0 +1,94 @@
+package network
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"github.com/converge-agents/converge"
+	"github.com/converge-agents/converge/approval"
+	"github.com/converge-agents/converge/audit"
+	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/llm"
+)
+
+// recordVerdict records what a policy, or somebody who was asked, said to a tool call. It is the Record of an
+// approval.Config.
+func (n *Network) recordVerdict(v approval.Verdict) {
+	if n.audit == nil {
+		return
+	}
+	r := verdictReceipt(v)
+	if _, err := n.audit.Append(&r); err != nil {
+		n.log.Log(context.Background(), slog.LevelError, "cannot record an approval", "tool", v.Tool, "error", err)
+	}
+}
+
+func verdictReceipt(v approval.Verdict) audit.Receipt {
+	r := audit.Receipt{
+		Kind: audit.KindApproval, Subject: v.CallID, Action: v.Tool, Outcome: string(v.Outcome), Reason: describeVerdict(v), Taint: v.Taint,
+	}
+	r.Agent, _ = identity.ParseID(v.AgentID) // zero if it is none
+	if v.Cause > 0 {
+		r.Causes = []uint64{v.Cause}
+	}
+	if raw, err := hex.DecodeString(v.ParamsSHA256); err == nil && len(raw) == len(r.Input) {
+		r.Input = [32]byte(raw)
+	}
+	if !v.Asked.IsZero() {
+		r.Duration = max(v.Decided.Sub(v.Asked), 0)
+	}
+	return r
+}
+
+// describeVerdict says who or what decided, and why.
+func describeVerdict(v approval.Verdict) string {
+	var parts []string
+	add := func(format string, args ...any) { parts = append(parts, fmt.Sprintf(format, args...)) }
+	if v.By != "" {
+		add("by %s", v.By)
+	}
+	if v.Claimed != "" {
+		add("who says to be %s", v.Claimed)
+	}
+	if v.Rule > 0 {
+		add("rule %d", v.Rule)
+	}
+	if v.Request != "" {
+		add("request %s", v.Request)
+	}
+	text := strings.Join(parts, ", ")
+	for _, why := range []string{v.Reason, v.Note} {
+		if why != "" {
+			text += ": " + why
+		}
+	}
+	if v.Err != nil && v.Reason == "" && v.Note == "" {
+		text += ": " + v.Err.Error()
+	}
+	return strings.TrimPrefix(text, ": ")
+}
+
+// recordExchanges returns what records the calls of an agent's model. It is the Record of an llm.Config; runtime
+// returns the agent's runtime, or nil while there is none.
+func recordExchanges(runtime func() *converge.Runtime) func(llm.Exchange) {
+	return func(e llm.Exchange) {
+		if r := runtime(); r != nil {
+			r.Record(exchangeReceipt(e)) // without a log that takes it, nothing that comes of it is done either
+		}
+	}
+}
+
+func exchangeReceipt(e llm.Exchange) audit.Receipt {
+	r := audit.Receipt{
+		Kind: audit.KindModel, Time: e.Started.Add(e.Duration), Subject: e.TaskID, Action: e.Model, Outcome: "ok",
+		Input: e.Request, Output: e.Response, Taint: e.Taint.Labels(), Duration: max(e.Duration, 0),
+		Reason: fmt.Sprintf("conversation %s, attempt %d", e.Conversation, e.Attempt),
+	}
+	if e.Err != nil {
+		r.Outcome, r.Reason = "failed", r.Reason+": "+e.Err.Error()
+	}
+	return r
+}

@@ -1,0 +1,137 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/converge-agents/converge/config"
+	"github.com/converge-agents/converge/tool/command"
+)
+
+func (n *Network) newCommand(name string, t config.Tool) (described, error) {
+	program, err := checkCommand("tools."+name, t)
+	if err != nil {
+		return nil, err
+	}
+	n.log.Debug("tool found", "tool", name, "program", program)
+	c, err := command.New(command.Config{
+		Name:            name,
+		Description:     t.Description,
+		Program:         t.Command[0],
+		Args:            t.Command[1:],
+		Stdin:           t.Stdin,
+		StdinFile:       t.StdinFile,
+		Env:             t.Env,
+		PassEnv:         t.PassEnv,
+		Dir:             t.Dir,
+		Paths:           t.Paths,
+		Output:          t.Output,
+		Read:            t.Read,
+		Write:           t.Write,
+		Network:         t.Network,
+		UnixSockets:     t.UnixSockets,
+		Limits:          limits(t.Limits),
+		RequireSandbox:  t.RequireSandbox,
+		UnsafeNoSandbox: t.UnsafeNoSandbox,
+	})
+	switch {
+	case err != nil && t.RequireSandbox && errors.Is(err, errors.ErrUnsupported):
+		return nil, &hinted{fmt.Errorf("tools.%s: %w", name, err), "take out require_sandbox to go on without what is missing"}
+	case err != nil:
+		return nil, fmt.Errorf("tools.%s: %w", name, err)
+	}
+	n.params[name] = c.InputSchema().Required
+	n.commands = append(n.commands, c)
+	n.warnOfState(name, slices.Concat([]string{t.Dir}, slices.Collect(maps.Values(t.Paths)), t.Read, t.Write))
+	return c, nil
+}
+
+func limits(l config.ToolLimits) command.Limits {
+	return command.Limits{
+		CPU: time.Duration(l.CPU), Memory: int64(l.Memory), AddressSpace: int64(l.AddressSpace), FileSize: int64(l.FileSize),
+		OpenFiles: l.OpenFiles, Processes: l.Processes,
+	}
+}
+
+// checkCommand looks for what a command needs of this machine, to name the key that is at fault, and returns
+// the path of the program.
+func checkCommand(key string, t config.Tool) (program string, err error) {
+	program, err = exec.LookPath(t.Command[0])
+	if err != nil {
+		if lookup, ok := errors.AsType[*exec.Error](err); ok {
+			err = lookup.Err
+		}
+		return "", &hinted{fmt.Errorf("%s.command: program %q: %w", key, t.Command[0], withoutPath(err)), "install it, or give the path of an executable file"}
+	}
+	if t.Dir != "" {
+		err = checkFolder(key+".dir", t.Dir)
+	}
+	for _, param := range slices.Sorted(maps.Keys(t.Paths)) {
+		err = errors.Join(err, checkFolder(key+".paths."+param, t.Paths[param]))
+	}
+	for i, path := range t.Read {
+		err = errors.Join(err, checkExists(fmt.Sprintf("%s.read[%d]", key, i), path))
+	}
+	for i, path := range t.Write {
+		err = errors.Join(err, checkExists(fmt.Sprintf("%s.write[%d]", key, i), path))
+	}
+	return program, err
+}
+
+// tellProtections says in one line what commands are kept from on this machine, and what not and why. Those that are
+// kept from less are named in lines of their own.
+func (n *Network) tellProtections() {
+	told := map[string][]string{} // names of tools, by what is to be said of them
+	byText := map[string][]command.Protection{}
+	for _, c := range n.commands {
+		all := c.Protections()
+		text := fmt.Sprint(all)
+		told[text], byText[text] = append(told[text], c.Name()), all
+	}
+	for _, text := range slices.Sorted(maps.Keys(told)) {
+		var in, out []string
+		for _, p := range byText[text] {
+			if p.InForce {
+				in = append(in, p.String())
+			} else {
+				out = append(out, p.String())
+			}
+		}
+		log, message := n.log.Info, "commands run in a sandbox"
+		if len(in) == 0 {
+			log, message = n.log.Warn, "UNSAFE: commands run without a sandbox, with all rights of this process"
+		}
+		log(message, "tools", strings.Join(told[text], " "), "in_force", listed(in), "not_in_force", listed(out))
+	}
+}
+
+func listed(what []string) string {
+	if len(what) == 0 {
+		return "nothing"
+	}
+	return strings.Join(what, ", ")
+}
+
+// warnOfState warns of a tool that can read the keys of agents.
+func (n *Network) warnOfState(name string, folders []string) {
+	state, err := filepath.Abs(n.dir)
+	if err != nil {
+		return
+	}
+	for _, folder := range folders {
+		within, err := filepath.Abs(folder)
+		if folder == "" || err != nil {
+			continue
+		}
+		if rel, err := filepath.Rel(within, state); err == nil && filepath.IsLocal(rel) {
+			n.log.Warn("a tool can read the keys of agents, since the folder of state lies in one of its own: move data elsewhere, or give the tool less",
+				"tool", name, "folder", folder, "data", n.dir)
+		}
+	}
+}

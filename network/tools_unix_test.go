@@ -1,0 +1,145 @@
+//go:build unix
+
+package network_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/converge-agents/converge/config"
+	"github.com/converge-agents/converge/network"
+)
+
+// withTool is a network with one tool that serves one task.
+func withTool(tool, params string) string {
+	return fmt.Sprintf(`
+network: tools
+tools:
+  it: %s
+agents:
+  - {name: worker, kind: worker, capabilities: {it: it}, tools: [it]}
+  - {name: coordinator, kind: coordinator, tasks: [{capability: it, params: %s, attempts: 1}]}
+`, tool, params)
+}
+
+func TestStartSaysWhatCommandsAreKeptFrom(t *testing.T) {
+	log, text := newLog()
+	build(t, `
+network: tools
+tools:
+  a: {command: [cat]}
+  b: {command: [cat]}
+  c: {command: [cat], network: true}
+  free: {command: [cat], unsafe_no_sandbox: true}
+`, network.Options{Logger: log})
+	said := text.String()
+	for _, want := range []string{"commands run in a sandbox", `tools="a b"`, "tools=c", "in_force=", "not_in_force=", "UNSAFE: commands run without a sandbox", "tools=free", "unsafe_no_sandbox"} {
+		if want == "unsafe_no_sandbox" {
+			want = "UnsafeNoSandbox"
+		}
+		if !strings.Contains(said, want) {
+			t.Errorf("the log lacks %s:\n%s", want, said)
+		}
+	}
+	if n := strings.Count(said, "commands run"); n != 3 {
+		t.Errorf("%d lines for three sorts of tools:\n%s", n, said)
+	}
+}
+
+func TestToolThatCanReadKeysIsWarnedOf(t *testing.T) {
+	dir := t.TempDir()
+	for data, want := range map[string]bool{filepath.Join(dir, "inside", "state"): true, filepath.Join(dir, "beside"): false} {
+		if err := os.MkdirAll(filepath.Join(dir, "inside"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		log, text := newLog()
+		build(t, fmt.Sprintf("network: tools\ndata: %s\ntools: {a: {command: [cat, --, '{f}'], paths: {f: %s}}}\n", data, filepath.Join(dir, "inside")), network.Options{Logger: log})
+		if warned := strings.Contains(text.String(), "can read the keys"); warned != want {
+			t.Errorf("%s: warned %t\n%s", data, warned, text)
+		}
+	}
+}
+
+func TestHTTPToolServesTasks(t *testing.T) {
+	var auth string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		auth = r.Header.Get("Authorization")
+		fmt.Fprint(w, r.URL.Path)
+	}))
+	defer server.Close()
+	t.Setenv("HTTP_TOOL_TOKEN", "hunter2-hunter2")
+	log, text := newLog()
+	tool := fmt.Sprintf(`{http: {url: '%s/{id}', unsafe_http: true, private_addresses: [127.0.0.1], secret_headers: {authorization: {env: HTTP_TOOL_TOKEN, prefix: "Bearer "}}}}`, server.URL)
+	r := runJob(t, build(t, withTool(tool, "{id: a/b}"), network.Options{Logger: log}))
+	if r.Tasks.Completed != 1 || auth != "Bearer hunter2-hunter2" {
+		t.Errorf("report %+v, authorization %q", r.Tasks, auth)
+	}
+	if said := text.String(); strings.Contains(said, "hunter2") || !strings.Contains(said, "UNSAFE: calls of a tool may go without TLS") {
+		t.Errorf("log:\n%s", said)
+	}
+}
+
+// TestPrivateAddressIsNotReachedByDefault: a server of this machine is none of a tool's business.
+func TestPrivateAddressIsNotReachedByDefault(t *testing.T) {
+	asked := false
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked = true }))
+	defer server.Close()
+	r := runJob(t, build(t, withTool(fmt.Sprintf("{http: {url: '%s', unsafe_http: true}}", server.URL), "{}"), network.Options{}))
+	if r.Tasks.Failed != 1 || asked {
+		t.Errorf("report %+v, asked %t", r.Tasks, asked)
+	}
+}
+
+// nothing is a module that returns at once.
+const nothing = "\x00asm\x01\x00\x00\x00\x01\x04\x01\x60\x00\x00\x03\x02\x01\x00\x05\x03\x01\x00\x01\x07\x13\x02\x06_start\x00\x00\x06memory\x02\x00\x0a\x04\x01\x02\x00\x0b"
+
+func TestModuleServesTasks(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "nothing.wasm")
+	if err := os.WriteFile(file, []byte(nothing), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	schema := "schema: {type: object, required: [a]}"
+	for params, want := range map[string]int{"{a: 1}": 1, "{b: 1}": 0} {
+		r := runJob(t, build(t, withTool(fmt.Sprintf("{wasm: {module: %s, %s}}", file, schema), params), network.Options{}))
+		if int(r.Tasks.Completed) != want {
+			t.Errorf("%s: report %+v", params, r.Tasks)
+		}
+	}
+	wrong := withTool(fmt.Sprintf("{wasm: {module: %s, sha256: '%s'}}", file, strings.Repeat("0", 64)), "{}")
+	if _, err := network.New(context.Background(), parse(t, wrong), network.Options{}); err == nil || !strings.Contains(err.Error(), "not the module that was meant") {
+		t.Errorf("another module: %v", err)
+	}
+}
+
+// TestDestructiveToolAsksFirst: when nobody approves it does not run.
+func TestDestructiveToolAsksFirst(t *testing.T) {
+	mark := filepath.Join(t.TempDir(), "mark")
+	r := runJob(t, build(t, withTool(fmt.Sprintf("{command: [touch, %s], write: [%s], destructive: true}", mark, filepath.Dir(mark)), "{}")+"policy: {timeout: 1s}\n", network.Options{}))
+	if _, err := os.Stat(mark); r.Tasks.Failed != 1 || err == nil {
+		t.Errorf("report %+v, mark %v", r.Tasks, err)
+	}
+}
+
+func TestErrorsOfToolsNameTheirKey(t *testing.T) {
+	for tool, want := range map[string]string{
+		"{command: [cat], read: [/none]}":                                               `tools.it.read[0]: "/none": no such file`,
+		"{command: [cat], write: [/none]}":                                              `tools.it.write[0]: "/none": no such file`,
+		"{wasm: {module: /none}}":                                                       `tools.it: wasm tool "it": field File "/none": no such file`,
+		"{wasm: {module: /none, schema: {type: 1}}}":                                    "tools.it.wasm.schema: not a JSON schema",
+		"{wasm: {module: x, mounts: [{dir: /none, at: /d}]}}":                           `tools.it.wasm.mounts[0].dir: folder "/none"`,
+		"{http: {url: https://x.example, secret_headers: {A: {env: HTTP_TOOL_UNSET}}}}": "variable HTTP_TOOL_UNSET is empty",
+	} {
+		c, err := config.Parse("c.yaml", []byte(withTool(tool, "{}")), config.Options{})
+		check(t, err)
+		_, err = network.New(t.Context(), c, network.Options{})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v; want %s", tool, err, want)
+		}
+	}
+}
