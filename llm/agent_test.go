@@ -443,6 +443,7 @@ func TestEndlessTalkEndsWithItsBudget(t *testing.T) {
 		budget := llm.Budget{Calls: 20}
 		a, _ := p.hire(will, llm.Config{
 			Provider: chat("paula"), Peers: []llm.Peer{{Name: "paula", ID: paula.ID()}}, Capabilities: map[string]string{"work": ""}, TaskBudget: budget,
+			TaskTimeout: 4 * time.Minute, // else it may ask again every two minutes, as long as there is no answer
 		}, converge.Config{})
 		b, _ := p.hire(paula, llm.Config{Provider: chat("will"), Peers: []llm.Peer{{Name: "will", ID: will.ID()}}, TaskBudget: budget}, converge.Config{})
 		p.submit(task.Spec{Kind: "work"}) // in which will writes to paula
