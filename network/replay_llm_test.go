@@ -124,12 +124,26 @@ func replayPlanners(t *testing.T, c *config.Config, agent, dir string) (replay.S
 	return network.Replay(t.Context(), c, agent, replay.Config{}, dir)
 }
 
-func TestAgentsWithModelsAreReplayedExactly(t *testing.T) {
+func TestReplayOfAgentsWithModels(t *testing.T) {
 	t.Parallel()
 	report, dir := recordPlanners(t)
 	if report.Tasks.Completed != 3 || report.Tasks.Failed != 2 {
 		t.Errorf("the recording is not what it is to be: %+v", report.Tasks)
 	}
+	for name, test := range map[string]func(*testing.T, string){
+		"same":                testAgentsWithModelsAreReplayedExactly,
+		"other configuration": testOtherConfigurationDiffersFromTheRecording,
+		"other answer":        testOtherAnswerThanRecordedDiffers,
+		"not recorded":        testNothingOfPromptsAndAnswersIsKeptWithoutRecording,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, dir)
+		})
+	}
+}
+
+func testAgentsWithModelsAreReplayedExactly(t *testing.T, dir string) {
 	for agent, decisions := range map[string]int{"planner": 30, "teller": 1, "shouter": 6, "desk": 5} {
 		sum, err := replayPlanners(t, plannersWith(t, "instructions", "Do all in another way, and write as long instructions as you like."), agent, dir)
 		if err != nil || sum.Difference != nil || sum.Starts != 1 || sum.Decisions < decisions {
@@ -171,9 +185,7 @@ func TestSecondRunIsReplayedFromWhereItBegan(t *testing.T) {
 	}
 }
 
-func TestOtherConfigurationDiffersFromTheRecording(t *testing.T) {
-	t.Parallel()
-	_, dir := recordPlanners(t)
+func testOtherConfigurationDiffersFromTheRecording(t *testing.T, dir string) {
 	sum, err := replayPlanners(t, plannersWith(t, "calls", "3"), "planner", dir)
 	if d := sum.Difference; err != nil || d == nil || d.Turn == 0 || !strings.Contains(d.Got, "3 model calls of this task") {
 		t.Errorf("another budget: %v, %v", d, err)
@@ -220,9 +232,7 @@ func forge(t *testing.T, from string, change func(content []byte) []byte) string
 	return to
 }
 
-func TestOtherAnswerThanRecordedDiffers(t *testing.T) {
-	t.Parallel()
-	_, dir := recordPlanners(t)
+func testOtherAnswerThanRecordedDiffers(t *testing.T, dir string) {
 	if sum, err := replayPlanners(t, plannersWith(t), "planner", forge(t, dir, bytes.Clone)); err != nil || sum.Difference != nil {
 		t.Fatalf("a copy: %v, %v", sum.Difference, err)
 	}
@@ -243,13 +253,11 @@ func TestOtherAnswerThanRecordedDiffers(t *testing.T) {
 }
 
 // Receipts hold neither what models are shown nor what they answer, unless that is asked for.
-func TestNothingOfPromptsAndAnswersIsKeptWithoutRecording(t *testing.T) {
-	t.Parallel()
+func testNothingOfPromptsAndAnswersIsKeptWithoutRecording(t *testing.T, recorded string) {
 	_, dir := recordPlanners(t, "record", "false", "instructions", "the-instructions")
 	if _, err := replayPlanners(t, plannersWith(t), "planner", dir); !errors.Is(err, replay.ErrNotRecorded) || !strings.Contains(err.Error(), "audit.record") {
 		t.Errorf("%v", err)
 	}
-	_, recorded := recordPlanners(t)
 	for _, secret := range []string{"the-instructions", "the-params", "the-thought", "the-result", "noon", "again and", "hello bob", `{"name`} {
 		if strings.Contains(readAll(t, dir), secret) {
 			t.Errorf("%q is in the log", secret)
