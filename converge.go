@@ -58,6 +58,7 @@ type Turn struct {
 	Ended    []task.Task        // tasks that it submitted and that have ended since the last turn
 	Failures []Failure          // decisions of the last turn that failed
 	Pools    []string           // the pools that the agent is a member of now
+	Began    time.Time          // when it was put together; agents that go by it can be replayed
 
 	// Draining says that the runtime is about to stop: no new tasks are shown, and there will be few
 	// turns more.

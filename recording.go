@@ -3,7 +3,6 @@ package converge
 import (
 	"bytes"
 	"context"
-	"time"
 
 	"github.com/converge-agents/converge/internal/recording"
 	"github.com/converge-agents/converge/message"
@@ -39,7 +38,7 @@ func (t *trail) show(turn *Turn) {
 		return
 	}
 	kept := recording.Turn{
-		Began: time.Now(), Messages: t.shown.messages, Results: t.shown.results, Tasks: turn.Tasks, Claimed: turn.Claimed,
+		Began: turn.Began, Messages: t.shown.messages, Results: t.shown.results, Tasks: turn.Tasks, Claimed: turn.Claimed,
 		Pools: turn.Pools, Draining: turn.Draining,
 	}
 	for i, ended := range turn.Ended {

@@ -19,7 +19,7 @@ const (
 // assemble gathers what has come for the agent.
 func (r *Runtime) assemble(draining bool) Turn {
 	waited := r.inbox.Take(r.config.TurnMessages)
-	t := Turn{Messages: slices.DeleteFunc(waited, r.withdrawn), Failures: r.failures, Draining: draining}
+	t := Turn{Messages: slices.DeleteFunc(waited, r.withdrawn), Failures: r.failures, Draining: draining, Began: time.Now()}
 	r.failures = nil
 	t.Results, t.Claimed, t.Ended = r.executor.Collect()
 	if r.config.Tasks != nil && !draining {

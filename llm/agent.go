@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"github.com/converge-agents/converge"
 	"github.com/converge-agents/converge/discovery"
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/recording"
 	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/taint"
 	"github.com/converge-agents/converge/task"
@@ -49,6 +52,9 @@ type Agent struct {
 	claiming int              // claims of the last turn
 	unproven []unproven
 	draining bool
+	asked    uint64   // thoughts so far
+	note     keptTurn // of this turn, for replays
+	turns    uint64   // of which there is a note
 
 	mu       sync.Mutex
 	thoughts []thought
@@ -91,6 +97,9 @@ func New(c Config) (*Agent, error) {
 	for _, p := range c.Peers {
 		a.byName[p.Name], a.names[p.ID] = p.ID, p.Name
 	}
+	if c.Journal != nil || c.Recall != nil {
+		a.ledger.doings = &doings{recalls: c.Recall != nil, held: map[uint64]reservation{}}
+	}
 	a.ctx, a.cancel = context.WithCancelCause(context.Background())
 	return a, a.addTools()
 }
@@ -99,7 +108,7 @@ func (a *Agent) addTools() error {
 	if len(a.config.Allowlist) == 0 {
 		return nil
 	}
-	if a.config.Tools == nil {
+	if a.config.Tools == nil && a.config.Recall == nil {
 		return errors.New("llm.Config.Tools: required with Allowlist")
 	}
 	names, err := nameTools(a.config.Allowlist, builtins)
@@ -107,6 +116,10 @@ func (a *Agent) addTools() error {
 		return fmt.Errorf("llm.Config.Allowlist: %w", err)
 	}
 	for short, name := range names {
+		if a.config.Recall != nil { // no model is shown it
+			a.tools[short] = known{name: name}
+			continue
+		}
 		shown, err := toolFor(a.config.Tools, name, short)
 		if err != nil {
 			return fmt.Errorf("llm.Config.Allowlist: %w", err)
@@ -187,13 +200,20 @@ func (a *Agent) OnStop(ctx context.Context) error {
 type turn struct {
 	now       time.Time
 	decisions []converge.Decision
+	err       error // of a replay that is another one than the past
 }
 
 func (t *turn) do(d converge.Decision) { t.decisions = append(t.decisions, d) }
 
 // Decide implements converge.Agent.
 func (a *Agent) Decide(_ context.Context, in converge.Turn) ([]converge.Decision, error) {
-	t := &turn{now: time.Now()}
+	t := &turn{now: in.Began}
+	if t.now.IsZero() {
+		t.now = time.Now()
+	}
+	if err := a.beginTurn(); err != nil {
+		return nil, err
+	}
 	a.draining = in.Draining
 	a.claiming = 0
 	a.takeFailures(t, in.Failures)
@@ -213,6 +233,10 @@ func (a *Agent) Decide(_ context.Context, in converge.Turn) ([]converge.Decision
 	}
 	if pause := a.pause(t.now); pause > 0 {
 		t.do(converge.Wake{After: pause})
+	}
+	a.endTurn()
+	if t.err != nil {
+		return nil, t.err
 	}
 	return t.decisions, nil
 }
@@ -333,10 +357,15 @@ func (a *Agent) takeEnded(ended []task.Task, now time.Time) {
 }
 
 func (a *Agent) verify(t *task.Task) error {
-	if a.config.Verifier == nil || t.Status != task.Completed {
+	switch {
+	case a.config.Recall != nil:
+		return a.note.proofOf(t.ID)
+	case a.config.Verifier == nil || t.Status != task.Completed:
 		return nil
 	}
-	return a.config.Verifier.VerifyEnding(t)
+	err := a.config.Verifier.VerifyEnding(t)
+	a.note.Proofs = append(a.note.Proofs, keptProof{t.ID, recording.NewError(err)})
+	return err
 }
 
 func (a *Agent) takeSubtask(c *conversation, t *task.Task, unsigned error) {
@@ -431,7 +460,7 @@ func (a *Agent) listener(m *message.Message, now time.Time) *conversation {
 func (a *Agent) forgetOldest() bool {
 	var oldest *conversation
 	for _, c := range a.threads {
-		if c.idle() && !c.over && (oldest == nil || c.touched.Before(oldest.touched)) {
+		if c.idle() && !c.over && (oldest == nil || c.before(oldest)) {
 			oldest = c
 		}
 	}
@@ -443,8 +472,7 @@ func (a *Agent) forgetOldest() bool {
 
 // claim asks for as many tasks as there is room for. Agents begin at different places of the list.
 func (a *Agent) claim(t *turn, tasks []task.Task) {
-	hung := a.asking.Load() >= int64(2*(a.config.Concurrency+a.config.MaxThreads)) // by a provider that does not heed its context
-	if len(tasks) == 0 || hung || a.ledger.exhausted() {
+	if len(tasks) == 0 || a.hung() || a.ledger.exhausted() {
 		return
 	}
 	for i := range tasks {
@@ -459,24 +487,49 @@ func (a *Agent) claim(t *turn, tasks []task.Task) {
 	}
 }
 
+// hung reports whether there is a provider that does not heed its context.
+func (a *Agent) hung() bool {
+	if a.config.Recall == nil {
+		a.note.Hung = a.asking.Load() >= int64(2*(a.config.Concurrency+a.config.MaxThreads))
+	}
+	return a.note.Hung
+}
+
+// allTasks returns the conversations about tasks, in an order that is the same in replays.
+func (a *Agent) allTasks() (all []*conversation) {
+	for _, id := range slices.Sorted(maps.Keys(a.tasks)) {
+		all = append(all, a.tasks[id])
+	}
+	return all
+}
+
+// allThreads returns the conversations with peers, likewise.
+func (a *Agent) allThreads() (all []*conversation) {
+	for _, c := range a.threads {
+		all = append(all, c)
+	}
+	slices.SortFunc(all, func(x, y *conversation) int { return strings.Compare(x.key, y.key) })
+	return all
+}
+
 // keepTime ends what is overdue, and renews claims.
 func (a *Agent) keepTime(t *turn) {
-	for id, c := range a.tasks {
+	for _, c := range a.allTasks() {
 		switch {
 		case !t.now.Before(c.deadline):
 			a.fail(t, c, fmt.Sprintf("the task's time of %v is over", a.config.TaskTimeout))
 		case !t.now.Before(c.renewAt):
 			c.renewAt = t.now.Add(c.ttl / renewals)
-			t.do(converge.RenewClaim{TaskID: id})
+			t.do(converge.RenewClaim{TaskID: c.task.ID})
 		}
 		if !c.waitUntil.IsZero() && !t.now.Before(c.waitUntil) {
 			c.waitUntil = time.Time{}
 			a.nudge(t, c, "No answer has come. Go on without it.")
 		}
 	}
-	for peer, c := range a.threads {
+	for _, c := range a.allThreads() {
 		if c.idle() && t.now.Sub(c.touched) >= a.config.ThreadIdle {
-			delete(a.threads, peer)
+			delete(a.threads, c.peer)
 			a.ledger.forget(c.key)
 		}
 	}
@@ -536,7 +589,7 @@ func (a *Agent) quit(t *turn, c *conversation) {
 	c.over, c.due, c.late, c.slots = true, false, nil, nil
 	c.thinking = false
 	c.stop()
-	for id := range c.subtasks {
+	for _, id := range slices.Sorted(maps.Keys(c.subtasks)) {
 		delete(a.subtasks, id)
 		t.do(converge.CancelTask{TaskID: id})
 	}

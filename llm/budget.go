@@ -126,6 +126,7 @@ type ledger struct {
 	accounts map[string]*Use
 	order    []string
 	changed  bool
+	doings   *doings // nil unless there are to be replays, or this is one
 }
 
 func newLedger(task, day Budget, p Price) *ledger {
@@ -135,7 +136,18 @@ func newLedger(task, day Budget, p Price) *ledger {
 const daySeconds = 24 * 60 * 60
 
 func (l *ledger) turnPage() {
+	if l.doings != nil && l.doings.recalls {
+		l.catchUp()
+		return
+	}
 	if day := l.now().Unix() / daySeconds; day != l.today {
+		l.setDay(day)
+		l.doings.keep(doing{Day: day})
+	}
+}
+
+func (l *ledger) setDay(day int64) {
+	if day != l.today {
 		l.today, l.used, l.changed = day, Use{}, true
 	}
 }
@@ -162,13 +174,29 @@ type reservation struct {
 	day       int64
 	use       Use
 	maxTokens int // of the answer
+	thought   uint64
 }
 
-// reserve makes room for a call, or says why there is none.
+// reserve makes room for the first call of a thought, or says why there is none.
 func (l *ledger) reserve(key string, input, output int) (r reservation, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.enter()
+	return l.reserveLocked(key, input, output)
+}
+
+// reserveAgain makes room for another attempt.
+func (l *ledger) reserveAgain(first reservation, input, output int) (r reservation, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.turnPage()
+	l.doings.keep(doing{Thought: first.thought, Again: true, Input: input, Output: output})
+	r, err = l.reserveLocked(first.key, input, output)
+	r.thought = first.thought
+	return r, err
+}
+
+func (l *ledger) reserveLocked(key string, input, output int) (r reservation, err error) {
 	u := l.account(key)
 	if output, err = l.task.room(*u, "of this task", l.price, input, output); err != nil {
 		return r, err
@@ -176,7 +204,7 @@ func (l *ledger) reserve(key string, input, output int) (r reservation, err erro
 	if output, err = l.day.room(l.used, "of this day", l.price, input, output); err != nil {
 		return r, err
 	}
-	r = reservation{key, l.today, Use{Calls: 1, Tokens: input + output, Cost: l.price.of(input, output)}, output}
+	r = reservation{key: key, day: l.today, use: Use{Calls: 1, Tokens: input + output, Cost: l.price.of(input, output)}, maxTokens: output}
 	u.add(r.use, 1)
 	l.used.add(r.use, 1)
 	l.changed = true
@@ -185,10 +213,15 @@ func (l *ledger) reserve(key string, input, output int) (r reservation, err erro
 
 // settle puts what was used in the place of what was reserved.
 func (l *ledger) settle(r reservation, used Usage) {
-	actual := Use{Calls: 1, Tokens: used.Tokens(), Cost: l.price.of(used.Input, used.Output)}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.turnPage()
+	l.doings.keep(doing{Thought: r.thought, Input: used.Input, Output: used.Output})
+	l.settleLocked(r, used)
+}
+
+func (l *ledger) settleLocked(r reservation, used Usage) {
+	actual := Use{Calls: 1, Tokens: used.Tokens(), Cost: l.price.of(used.Input, used.Output)}
 	u := l.account(r.key)
 	if *u != (Use{}) { // else it was forgotten meanwhile
 		u.add(r.use, -1)
@@ -205,7 +238,7 @@ func (l *ledger) settle(r reservation, used Usage) {
 func (l *ledger) toolCall(key string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.turnPage()
+	l.enter()
 	u := l.account(key)
 	if l.task.ToolCalls != Unlimited && u.ToolCalls >= l.task.ToolCalls {
 		return fmt.Errorf("%w: %d tool calls of this task", ErrBudget, l.task.ToolCalls)
@@ -223,7 +256,7 @@ func (l *ledger) toolCall(key string) error {
 func (l *ledger) exhausted() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.turnPage()
+	l.enter()
 	_, err := l.day.room(l.used, "", l.price, minAnswer, minAnswer)
 	return err != nil
 }
@@ -238,6 +271,7 @@ func (l *ledger) untilTomorrow() time.Duration {
 func (l *ledger) forget(key string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.enter()
 	if l.accounts[key] == nil {
 		return
 	}

@@ -83,6 +83,13 @@ type Config struct {
 	// Record, if set, is told of each call of the model. It is called from several goroutines and must not block. If it
 	// returns an error, the answer is not taken in, and the conversation fails.
 	Record func(Exchange) error
+	// Journal, if set, is told in Decide what the turn goes by besides what it is shown: which answers came in, what came of
+	// verifying results, what the budgets held. Exchange.Content is filled then, which MAY HOLD SECRETS. Both are for replays;
+	// they have to be kept in their order. It must not block.
+	Journal func(content []byte)
+	// Recall, if set, is the past of this agent: the agent is replayed, and asks no model. Provider, Tools and
+	// Verifier are not used then, and peers get the IDs that they had.
+	Recall *Recall
 	Logger *slog.Logger // nil means slog.Default
 }
 
@@ -91,7 +98,7 @@ func (c *Config) check() error {
 	switch {
 	case c.ID.IsZero():
 		return errors.New("ID: required")
-	case c.Provider == nil:
+	case c.Provider == nil && c.Recall == nil:
 		return errors.New("Provider: required")
 	case c.MaxHistory != 0 && c.MaxHistory < 4<<10 || c.MaxData != 0 && c.MaxData < 256:
 		return wrong("MaxHistory", "want at least 4096 bytes, and MaxData 256")
@@ -132,9 +139,9 @@ func (c *Config) checkPeers() error {
 	names, ids := map[string]bool{}, map[identity.ID]bool{}
 	for i, p := range c.Peers {
 		switch {
-		case !isPeerName(p.Name) || p.ID.IsZero():
+		case !isPeerName(p.Name) || p.ID.IsZero() && c.Recall == nil:
 			return wrong(fmt.Sprintf("Peers[%d]", i), "want an ID, and a name of 1 to 64 letters, digits, '_', '-' and '.'")
-		case names[p.Name] || ids[p.ID]:
+		case names[p.Name] || ids[p.ID] && !p.ID.IsZero():
 			return wrong(fmt.Sprintf("Peers[%d]", i), "%q or its ID is given twice", p.Name)
 		case p.ID == c.ID:
 			return wrong(fmt.Sprintf("Peers[%d]", i), "%q is the agent itself", p.Name)

@@ -32,13 +32,13 @@ type conversation struct {
 	late     []string // messages that came while something else was to be done first
 	due      bool     // the model has to be asked
 
-	thinking   bool
-	stop       context.CancelFunc
-	generation uint64
-	turns      int
-	nudges     int
-	over       bool      // closed: what comes is dropped until it is forgotten
-	waitUntil  time.Time // for answers of peers; zero if it does not wait
+	thinking  bool
+	thought   uint64 // the last one that was begun
+	stop      context.CancelFunc
+	turns     int
+	nudges    int
+	over      bool      // closed: what comes is dropped until it is forgotten
+	waitUntil time.Time // for answers of peers; zero if it does not wait
 
 	ttl     time.Duration // of the claim
 	renewAt time.Time
@@ -147,3 +147,11 @@ func newThread(peer identity.ID, now time.Time) *conversation {
 
 // idle reports whether nothing is under way.
 func (c *conversation) idle() bool { return !c.thinking && !c.open() && !c.due }
+
+// before reports whether nothing has come for longer than in another conversation.
+func (c *conversation) before(o *conversation) bool {
+	if !c.touched.Equal(o.touched) {
+		return c.touched.Before(o.touched)
+	}
+	return c.key < o.key
+}

@@ -10,10 +10,11 @@ import (
 
 	"github.com/converge-agents/converge"
 	"github.com/converge-agents/converge/internal/panics"
+	"github.com/converge-agents/converge/internal/recording"
 	"github.com/converge-agents/converge/taint"
 )
 
-// Exchange is one call of a model, for records. It says what was asked and answered by hashes only.
+// Exchange is one call of a model, for records. But for Content, it says what was asked and answered by hashes only.
 type Exchange struct {
 	Conversation string // the task's ID, or peer: and the ID of the peer
 	TaskID       string // "" for messages of peers
@@ -26,14 +27,15 @@ type Exchange struct {
 	Duration     time.Duration
 	Taint        taint.Set // of what was asked
 	Err          error     // nil, or why there is no response
+	Content      []byte    // the response or the error in full, for Recall.Observe; nil without Config.Journal
 }
 
 // thought is what came of asking the model.
 type thought struct {
-	c          *conversation
-	generation uint64
-	answer     Response
-	err        error
+	c      *conversation
+	number uint64
+	answer Response
+	err    error
 }
 
 // advance asks the model wherever it is its turn.
@@ -41,10 +43,10 @@ func (a *Agent) advance(t *turn) {
 	if a.draining { // what is held is given back
 		return
 	}
-	for _, c := range a.tasks {
+	for _, c := range a.allTasks() {
 		a.think(t, c)
 	}
-	for _, c := range a.threads {
+	for _, c := range a.allThreads() {
 		a.think(t, c)
 	}
 }
@@ -63,28 +65,31 @@ func (a *Agent) think(t *turn, c *conversation) {
 		System: a.system(c), Messages: slices.Clone(c.history.messages), Tools: a.functions(c.task != nil),
 		Temperature: a.config.Temperature, Stream: a.config.Stream,
 	}
-	first, err := a.ledger.reserve(c.key, EstimateInput(request), a.config.MaxTokens)
+	a.asked++
+	first, err := a.ledger.reserve(c.key, a.estimate(a.asked, request), a.config.MaxTokens)
 	if err != nil {
 		a.fail(t, c, err.Error())
 		return
 	}
-	c.thinking = true
-	c.generation++
+	c.thinking, c.thought, first.thought = true, a.asked, a.asked
+	if a.config.Recall != nil {
+		a.ledger.hold(first)
+		return
+	}
 	deadline := c.deadline
 	if deadline.IsZero() {
 		deadline = t.now.Add(a.config.TaskTimeout)
 	}
 	ctx, stop := context.WithDeadline(a.ctx, deadline)
 	c.stop = stop
-	q := question{conversation: c.key, task: c.taskID(), taint: c.taint, request: request, first: &first}
-	generation := c.generation
+	q := question{conversation: c.key, task: c.taskID(), taint: c.taint, request: request, first: first}
 	a.asking.Add(1)
 	a.thinking.Go(func() {
 		defer a.asking.Add(-1)
 		defer stop()
 		answer, err := a.ask(ctx, q)
 		a.mu.Lock()
-		a.thoughts = append(a.thoughts, thought{c, generation, answer, err}) // one for each conversation at most, but for those that are over
+		a.thoughts = append(a.thoughts, thought{c, first.thought, answer, err}) // one for each conversation at most, but for those that are over
 		a.mu.Unlock()
 		a.wake()
 	})
@@ -95,7 +100,7 @@ type question struct {
 	conversation, task string
 	taint              taint.Set
 	request            Request
-	first              *reservation // for the first attempt
+	first              reservation // for the first attempt
 }
 
 // ask asks the model until it answers, within the budget.
@@ -103,14 +108,13 @@ func (a *Agent) ask(ctx context.Context, q question) (Response, error) {
 	return a.config.Retry.Do(ctx, func(attempt int) (Response, error) {
 		r := q.first
 		if attempt > 1 {
-			again, err := a.ledger.reserve(q.conversation, EstimateInput(q.request), a.config.MaxTokens)
-			if err != nil {
+			var err error
+			if r, err = a.ledger.reserveAgain(q.first, EstimateInput(q.request), a.config.MaxTokens); err != nil {
 				return Response{}, err
 			}
-			r = &again
 			a.count(func(s *Stats) { s.Retries++ })
 		}
-		return a.attempt(ctx, q, attempt, *r)
+		return a.attempt(ctx, q, attempt, r)
 	})
 }
 
@@ -185,6 +189,9 @@ func (a *Agent) tell(q question, attempt int, r Request, answer Response, used U
 	if err == nil {
 		e.Response = digest(answer)
 	}
+	if a.config.Journal != nil {
+		e.Content = keepAnswer(q.first.thought, attempt, answer, err)
+	}
 	return a.config.Record(e)
 }
 
@@ -201,14 +208,11 @@ func digest(v any) [sha256.Size]byte { return sha256.Sum256(mustMarshal(v)) }
 
 // takeThoughts takes in what the model has answered.
 func (a *Agent) takeThoughts(t *turn) {
-	a.mu.Lock()
-	thoughts := a.thoughts
-	a.thoughts = nil
-	a.mu.Unlock()
-	for _, th := range thoughts {
-		if th.c.over || th.generation != th.c.generation {
+	for _, th := range a.arrived(t) {
+		if th.c.over || th.number != th.c.thought {
 			continue
 		}
+		a.note.Taken = append(a.note.Taken, keptThought{th.number, recording.NewError(th.err)})
 		th.c.thinking = false
 		th.c.touched = t.now
 		if th.err != nil {
@@ -217,6 +221,18 @@ func (a *Agent) takeThoughts(t *turn) {
 		}
 		a.takeAnswer(t, th.c, th.answer)
 	}
+}
+
+// arrived returns the thoughts that have come back.
+func (a *Agent) arrived(t *turn) (thoughts []thought) {
+	if a.config.Recall != nil {
+		thoughts, t.err = a.recalled()
+		return thoughts
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	thoughts, a.thoughts = a.thoughts, nil
+	return thoughts
 }
 
 func (a *Agent) thoughtFailed(t *turn, c *conversation, err error) {

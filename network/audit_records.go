@@ -85,10 +85,23 @@ func exchangeReceipt(e llm.Exchange) audit.Receipt {
 	r := audit.Receipt{
 		Kind: audit.KindModel, Time: e.Started.Add(e.Duration), Subject: e.TaskID, Action: e.Model, Outcome: "ok",
 		Input: e.Request, Output: e.Response, Taint: e.Taint.Labels(), Duration: max(e.Duration, 0),
-		Reason: fmt.Sprintf("conversation %s, attempt %d", e.Conversation, e.Attempt),
+		Reason:  fmt.Sprintf("conversation %s, attempt %d", e.Conversation, e.Attempt),
+		Content: e.Content,
 	}
 	if e.Err != nil {
 		r.Outcome, r.Reason = "failed", r.Reason+": "+e.Err.Error()
 	}
 	return r
+}
+
+// recordJournal returns what records what the turns of an agent with a model went by, for replays. It is the Journal of an
+// llm.Config.
+func recordJournal(model string, runtime func() *converge.Runtime) func([]byte) {
+	return func(content []byte) {
+		if r := runtime(); r != nil {
+			r.Record(audit.Receipt{
+				Kind: audit.KindModel, Action: model, Outcome: "taken", Reason: "what a turn went by besides what it was shown", Content: content,
+			})
+		}
+	}
 }

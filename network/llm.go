@@ -104,21 +104,32 @@ func (n *Network) llmConfig(a config.Agent, m *member) (llm.Config, error) {
 	if err != nil {
 		return llm.Config{}, err
 	}
-	cm, name := n.config.Models[a.Model], m.name
+	name := m.name
+	runtime := func() *converge.Runtime { return n.runtimeOf(name) }
+	l := settingsOf(n.config, a)
+	l.ID, l.Name, l.Provider, l.Instructions = m.id, m.name, n.models[a.Model], instructions
+	l.Tools, l.Offers, l.Known, l.Verifier, l.Logger = n.tools, n.offersOf, n.capabilities(), n.proofs, n.log
+	l.Record = recordExchanges(runtime)
+	if n.auditConfig().Content {
+		l.Journal = recordJournal(l.Model, runtime)
+	}
+	return l, nil
+}
+
+// settingsOf returns what the configuration alone says about an agent.
+func settingsOf(c *config.Config, a config.Agent) llm.Config {
+	cm := c.Models[a.Model]
 	l := llm.Config{
-		ID: m.id, Name: m.name, Provider: n.models[a.Model], Model: cm.Model, Instructions: instructions, Capabilities: a.Capabilities,
-		Tools: n.tools, Allowlist: a.Tools, Submits: a.Submits, Offers: n.offersOf, Known: n.capabilities(), Verifier: n.proofs,
+		Model: cm.Model, Capabilities: a.Capabilities, Allowlist: a.Tools, Submits: a.Submits,
 		Concurrency: a.Concurrency, MaxTokens: cm.MaxTokens, Stream: cm.Stream,
 		CallTimeout: time.Duration(cm.Timeout), TaskTimeout: time.Duration(a.TaskTimeout), MaxTurns: a.MaxTurns, MaxDepth: a.MaxDepth, MaxHistory: int(a.History),
 		TaskBudget: budgetOf(a.Budget.Task), DayBudget: budgetOf(a.Budget.Day),
 		Price: llm.Price{Input: cm.Price.Input.Value, Output: cm.Price.Output.Value}, Retry: llm.Retry{Attempts: cm.Attempts},
-		Record: recordExchanges(func() *converge.Runtime { return n.runtimeOf(name) }),
-		Logger: n.log,
 	}
 	if cm.Temperature.Given {
 		l.Temperature = &cm.Temperature.Value
 	}
-	return l, nil
+	return l
 }
 
 // runtimeOf returns the runtime of an agent of this process, or nil while it has none.

@@ -15,8 +15,8 @@ import (
 )
 
 // Replay has an agent of the configuration decide again on what a log has recorded of it; see package replay. No
-// network is used, no tool is run and nothing is sent. Hosts cannot be replayed: what they answer is in the
-// store.
+// network is used, no tool is run, no model is asked and nothing is sent: what models answered is taken from the log.
+// Hosts cannot be replayed: what they answer is in the store.
 func Replay(ctx context.Context, c *config.Config, agent string, r replay.Config, files ...string) (replay.Summary, error) {
 	if err := c.Validate(); err != nil {
 		return replay.Summary{}, err
@@ -26,7 +26,11 @@ func Replay(ctx context.Context, c *config.Config, agent string, r replay.Config
 		return replay.Summary{}, err
 	}
 	r.Name = agent
-	r.Agent = func(at replay.At) (converge.Agent, error) { return replayed(ctx, a, at) }
+	if a.Kind == config.KindLLM {
+		recallModel(c, a, &r)
+	} else {
+		r.Agent = func(at replay.At) (converge.Agent, error) { return replayed(ctx, a, at) }
+	}
 	return replay.Run(ctx, r, files...)
 }
 

@@ -28,7 +28,7 @@ import (
 // Errors of replays, to be compared with [errors.Is].
 var (
 	// ErrNotRecorded says that the log does not hold what the agent was shown.
-	ErrNotRecorded = errors.New("not recorded")
+	ErrNotRecorded = recording.ErrMissing
 	// ErrNoAgent says that the log has no such agent, or not its start.
 	ErrNoAgent = errors.New("no start of that agent is in the log")
 )
@@ -40,8 +40,8 @@ type Config struct {
 	Check audit.Check // what the files are held to; Each is not called
 	// Agent makes the agent anew, for each time that it was started.
 	Agent func(At) (converge.Agent, error)
-	// Observe, if set, is called for each receipt of the agent with content that is nothing that the runtime shows,
-	// such as the answer of a model (audit.KindModel), in their order and before the turn that comes after it.
+	// Observe, if set, is called for each receipt of the agent with content that is nothing that the runtime shows, and for
+	// each of a model's answers (audit.KindModel) even without, in their order and before the turn that comes after it.
 	Observe func(*audit.Entry) error
 }
 
@@ -174,7 +174,7 @@ func (p *player) play(e *audit.Entry) error {
 	case audit.KindTurn:
 		return p.turn(e)
 	default:
-		if p.Observe != nil && len(e.Content) > 0 {
+		if p.Observe != nil && (len(e.Content) > 0 || e.Kind == audit.KindModel) {
 			return p.Observe(e)
 		}
 	}
@@ -270,6 +270,9 @@ func (p *player) turn(e *audit.Entry) error {
 		return err
 	}
 	decisions, err := p.decide(t)
+	if errors.Is(err, ErrNotRecorded) {
+		return err
+	}
 	p.sum.Turns++
 	p.sum.Decisions += len(kept.Decisions)
 	p.before = decisions
@@ -279,7 +282,7 @@ func (p *player) turn(e *audit.Entry) error {
 // show makes a turn of what was kept of it.
 func (p *player) show(s *recording.Turn) (t converge.Turn, err error) {
 	p.past.now = s.Began
-	t = converge.Turn{Tasks: s.Tasks, Claimed: s.Claimed, Pools: s.Pools, Draining: s.Draining}
+	t = converge.Turn{Began: s.Began, Tasks: s.Tasks, Claimed: s.Claimed, Pools: s.Pools, Draining: s.Draining}
 	for _, seq := range s.Messages {
 		m := p.messages[seq]
 		if m == nil {

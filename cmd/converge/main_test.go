@@ -15,6 +15,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.uber.org/goleak"
+
+	"github.com/converge-agents/converge/llm/llmtest"
 )
 
 // TestMain makes the test binary the command itself, if it is run by that name.
@@ -49,6 +51,7 @@ func TestScripts(t *testing.T) {
 			"report":    reportKeys,
 			"empty":     empty,
 			"damage":    damage,
+			"model":     model,
 		},
 	})
 }
@@ -114,6 +117,22 @@ func damage(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	data[len(data)/2] ^= 1
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), data, 0o600))
+}
+
+// model runs a model that has greet run for its task, and reports what came of it: model. Its address is in MODEL_URL.
+func model(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: model")
+	}
+	call := func(name, args string) llmtest.Reply {
+		return llmtest.Reply{Calls: []llmtest.Call{{Name: name, Args: args}}}
+	}
+	server := llmtest.New(llmtest.Rules(
+		llmtest.Rule{Contains: "params of the task", Reply: call("greet", `{"name":"bob"}`)},
+		llmtest.Rule{Reply: call("report_task", `{"result":"greeted"}`)},
+	))
+	ts.Defer(server.Close)
+	ts.Setenv("MODEL_URL", server.OpenAI())
 }
 
 // empty checks that a folder holds nothing: empty DIR.

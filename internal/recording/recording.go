@@ -16,6 +16,9 @@ import (
 	"github.com/converge-agents/converge/tool"
 )
 
+// ErrMissing says that a log does not hold what an agent was shown.
+var ErrMissing = errors.New("not recorded")
+
 // version is that of the records below. Each is an array in CBOR of the version and a map.
 const version = 1
 
