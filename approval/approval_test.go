@@ -452,6 +452,9 @@ func TestRequestsOfDeadProcessesEndByThemselves(t *testing.T) {
 		denied := wipe()
 		denied.TaskID = "t-2"
 		kill(t, start(t, s, approval.Config{}), denied)
+		foreign := wipe()
+		foreign.TaskID = "t-3"
+		kill(t, start(t, s, approval.Config{Key: []byte("a key that died with its process")}), foreign)
 		p := start(t, s, approval.Config{})
 		all, err := p.List(t.Context())
 		if err != nil || len(all) != 2 {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/approval"
+	"github.com/converge-agents/converge/audit"
 	"github.com/converge-agents/converge/control"
 	"github.com/converge-agents/converge/network"
 )
@@ -32,7 +34,7 @@ agents:
   - name: coordinator
     kind: coordinator
     tasks:
-      - {capability: take, each: "**", in: %q, params: {file: "{path}"}, attempts: 1}
+      - {capability: take, each: "**", in: %q, params: {file: "{path}"}, attempts: 1, claim_ttl: 300ms}
       - {capability: read, each: "keep*", in: %q, params: {file: "{path}"}, attempts: 1}
 %s`, data, dir, dir, dir, dir, policy)
 }
@@ -107,6 +109,18 @@ func TestDestructiveToolRunsOnlyWhereSomebodyAllowsIt(t *testing.T) {
 	if text := lines.String(); !strings.Contains(text, "converge approvals show "+files["a"].ID+" --data "+data) || strings.Contains(text, dir+"/a") {
 		t.Errorf("the log does not say how to decide, or too much:\n%s", text)
 	}
+	check(t, n.Close())
+	outcomes := map[string]int{}
+	_, err = audit.Verify(audit.Check{Each: func(e *audit.Entry) error {
+		if e.Kind == audit.KindApproval {
+			outcomes[e.Outcome]++
+		}
+		return nil
+	}}, filepath.Join(data, "audit"))
+	check(t, err)
+	if want := map[string]int{"allowed": 2, "denied": 2, "policy_allowed": 1}; !maps.Equal(outcomes, want) {
+		t.Errorf("receipts of approvals %v, want %v", outcomes, want)
+	}
 	key, err := os.ReadFile(filepath.Join(data, "approval.key"))
 	check(t, err)
 	if info, err := os.Stat(filepath.Join(data, "approval.key")); err != nil || info.Mode().Perm() != 0o600 || strings.Contains(lines.String(), strings.TrimSpace(string(key))) {
@@ -117,11 +131,12 @@ func TestDestructiveToolRunsOnlyWhereSomebodyAllowsIt(t *testing.T) {
 	}
 }
 
+// TestCallThatNobodyDecidesOnIsDenied has a call wait for several times as long as its claim holds.
 func TestCallThatNobodyDecidesOnIsDenied(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	write(t, dir, "a")
-	n := build(t, taking(stateDir(t), dir, "policy: {timeout: 200ms}"), network.Options{})
+	n := build(t, taking(stateDir(t), dir, "policy: {timeout: 1200ms}"), network.Options{})
 	report := runJob(t, n)
 	if report.Tasks.Failed != 1 || report.Tools.Run != 0 || !strings.Contains(fmt.Sprint(report.Errors), "nobody has decided in time") {
 		t.Errorf("report %+v", report)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"time"
@@ -218,6 +219,8 @@ func (f *approvalFlags) explain(err error) error {
 	switch {
 	case errors.Is(err, control.ErrNotRunning):
 		return &exitError{exitFailed, err, "calls wait while `converge run` runs; --data or -c says which network it is"}
+	case errors.Is(err, fs.ErrPermission):
+		return &exitError{exitFailed, err, "the user who runs the network decides, and root"}
 	case errors.Is(err, control.ErrTooLong):
 		return &exitError{exitFailed, err, "type the command in a folder above the state directory, so that its path is short"}
 	default:
