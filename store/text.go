@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"iter"
+	"strings"
 )
 
 // TextWatcher is a [Store] that can tell of changes without a copy of each value, since it hands them out as strings,
@@ -12,7 +13,7 @@ type TextWatcher interface {
 	WatchText(ctx context.Context, prefix string, after Revision) iter.Seq2[TextEvent, error]
 }
 
-// TextEvent is an [Event] whose value is a string.
+// TextEvent is an [Event] whose value is a string. Whoever keeps its Key or Value may keep both in memory.
 type TextEvent struct {
 	Op       Op
 	Key      string
@@ -20,9 +21,9 @@ type TextEvent struct {
 	Revision Revision
 }
 
-// Entry returns the entry that the event tells of, with a copy of its value.
+// Entry returns a copy of the entry that the event tells of.
 func (e TextEvent) Entry() Entry {
-	entry := Entry{Key: e.Key, Revision: e.Revision}
+	entry := Entry{Key: strings.Clone(e.Key), Revision: e.Revision}
 	if e.Op == OpPut {
 		entry.Value = []byte(e.Value)
 	}

@@ -52,6 +52,14 @@ func (r *record) due() int64 {
 	return 0
 }
 
+// next returns the first time at which something happens to it by itself; 0 means never.
+func (r *record) next() int64 {
+	if at := r.due(); at != 0 && (r.ready == 0 || at < r.ready) {
+		return at
+	}
+	return r.ready
+}
+
 // waits tells whether a pending task is not to be claimed yet.
 func (r *record) waits(now int64) bool { return r.ready > now }
 

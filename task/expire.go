@@ -38,27 +38,26 @@ func (m *Manager) expireDue(ctx context.Context) {
 	}
 }
 
-// setAlarm sets the timer for the first thing that is due.
+// setAlarm sets the timer for the first thing that is due. What is entered after the look at the index finds no alarm, or
+// the one that is set then; so it is not missed.
 func (m *Manager) setAlarm(timer *time.Timer) {
 	now := m.clock.now()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.alarm = m.firstDue()
-	if m.alarm == 0 {
+	m.alarm.Store(0)
+	first := m.firstDue()
+	m.alarm.Store(first)
+	if first == 0 {
 		timer.Stop()
 		return
 	}
-	timer.Reset(time.Duration(m.alarm - now))
+	timer.Reset(time.Duration(first - now))
 }
 
-// checkAlarm has the timer set anew if something is due before it goes off. It wants mu held.
-func (m *Manager) checkAlarm() {
-	first := m.firstDue()
-	if first == 0 || m.alarm != 0 && first >= m.alarm {
-		return
+// checkAlarm has the timer set anew if a record that has been entered is due before it goes off.
+func (m *Manager) checkAlarm(r *record) {
+	at := r.next()
+	if alarm := m.alarm.Load(); at != 0 && (alarm == 0 || at < alarm) {
+		m.resetAlarm()
 	}
-	m.alarm = first
-	m.resetAlarm()
 }
 
 // resetAlarm has the timer set anew.
@@ -69,7 +68,7 @@ func (m *Manager) resetAlarm() {
 	}
 }
 
-// firstDue returns the time of the first thing that is due, or 0. It wants mu held.
+// firstDue returns the time of the first thing that is due, or 0.
 func (m *Manager) firstDue() int64 {
 	if x := m.index.Load(); x != nil {
 		return x.firstDue()
@@ -101,8 +100,6 @@ func (m *Manager) wakenAll(now int64) {
 }
 
 func (m *Manager) allReady(now int64) []*record {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	if x := m.index.Load(); x != nil {
 		return x.waken(now)
 	}
@@ -110,8 +107,6 @@ func (m *Manager) allReady(now int64) []*record {
 }
 
 func (m *Manager) allDue(now int64) []*record {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	if x := m.index.Load(); x != nil {
 		return x.dueBy(now)
 	}
@@ -163,10 +158,8 @@ func (m *Manager) reread(ctx context.Context, old *record) error {
 }
 
 func (m *Manager) forget(old *record) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if x := m.index.Load(); x != nil && x.book.get(old.spec.ID) == old {
-		x.drop(old)
+	if x := m.index.Load(); x != nil {
+		x.remove(old)
 	}
 }
 

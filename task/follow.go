@@ -201,26 +201,20 @@ func (f *follower) publish(x *index, at store.Revision) {
 	}
 }
 
-// replaceIndex carries over what is newer than the snapshot that x was made of.
+// replaceIndex carries over what is newer than the snapshot that x was made of. Should somebody enter something in
+// the old one meanwhile, the watch comes to it.
 func (m *Manager) replaceIndex(x *index) {
-	now := m.clock.now()
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	if old := m.index.Load(); old != nil {
 		for r := range old.book.all() {
 			x.put(r)
 		}
 	}
-	x.waken(now)
+	x.waken(m.clock.now())
 	m.index.Store(x)
-	m.checkAlarm()
+	m.resetAlarm()
 }
 
-func (m *Manager) dropIndex() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.index.Store(nil)
-}
+func (m *Manager) dropIndex() { m.index.Store(nil) }
 
 // apply takes in a change. Most of those that this program made are known already, and need no decoding.
 func (f *follower) apply(ev store.TextEvent) {
@@ -267,7 +261,7 @@ func (m *Manager) pass(r *record) {
 		m.shelve(r)
 		x := m.index.Load()
 		x.book.see(r.revision)
-		x.book.remove(r)
+		x.remove(r)
 	}
 }
 
@@ -278,23 +272,20 @@ func (m *Manager) settle(id string, ev store.TextEvent) *record {
 	if ev.Op == store.OpPut {
 		r = m.decode(ev.Entry())
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	x := m.index.Load()
-	gone := r == nil || r.status.Terminal()
-	if r != nil && gone {
+	if r != nil && !r.status.Terminal() {
+		x.put(r)
+		x.book.see(ev.Revision)
+		m.checkAlarm(r)
+		return r
+	}
+	if r != nil {
 		m.shelve(r)
 	}
-	if !gone {
-		x.put(r)
-	}
 	x.book.see(ev.Revision)
-	if old := x.book.get(id); gone && old != nil && old.revision <= ev.Revision {
-		x.drop(old)
-		if r == nil && ev.Op == store.OpPut && !m.strangers.has(ev.Key) {
-			r = old.lost(ev.Revision)
-		}
+	old := x.removeUpTo(id, ev.Revision)
+	if old != nil && r == nil && ev.Op == store.OpPut && !m.strangers.has(ev.Key) {
+		r = old.lost(ev.Revision)
 	}
-	m.checkAlarm()
 	return r
 }

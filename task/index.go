@@ -2,21 +2,32 @@ package task
 
 import (
 	"container/heap"
+	"math/bits"
 	"strings"
+	"sync/atomic"
 
+	"github.com/converge-agents/converge/internal/brief"
 	"github.com/converge-agents/converge/message"
+	"github.com/converge-agents/converge/store"
 )
 
-// index knows the tasks that have not ended: which are pending, for whom, and when which one is due.
-// Somebody else has to lock it, except for the book.
+// index knows the tasks that have not ended: which are pending, for whom, and when which one is due. All its methods
+// are safe for concurrent use, unless they say that they want it locked.
+//
+// A change is entered in the book, which notes it as a move. Those who want to know of an order lock the rankings and have them
+// take in the moves first; so with the moves, the rankings are what the book is.
 type index struct {
-	book   *book    // one that has ended rests here until the watch has passed it
-	_      [56]byte // who reads the book looks at another cache line than that which changes with every task
+	book *book // one that has ended rests here until the watch has passed it
+
+	mu     brief.Mutex // for what follows. It comes before that of a page.
+	_      [56]byte    // see brief.Mutex
 	groups map[route]*group
 	shelf  map[anchor]map[*group]bool
-	size   int     // pending tasks
-	due    ranking // what expires
-	asleep ranking // pending tasks that are in no group, since they wait to be ready
+	size   int          // pending tasks
+	due    ranking      // what expires
+	asleep ranking      // pending tasks that are in no group, since they wait to be ready
+	spare  moves        // empty
+	count  atomic.Int64 // the size, which may be read without
 }
 
 // group holds the pending tasks of one kind and routing, by priority and then age.
@@ -47,23 +58,74 @@ func newIndex() *index {
 }
 
 // put takes in a record if it is news.
-func (x *index) put(r *record) {
-	old, ok := x.book.put(r)
-	if !ok {
+func (x *index) put(r *record) { x.limit(x.book.put(r)) }
+
+// restore takes in a record that is older than what has been seen, unless there is one of its task.
+func (x *index) restore(r *record) bool {
+	noted, ok := x.book.restore(r)
+	x.limit(noted)
+	return ok
+}
+
+// remove forgets a record unless it has been replaced.
+func (x *index) remove(r *record) { x.limit(x.book.remove(r)) }
+
+// removeUpTo forgets the record of a task unless it is newer, and returns it; nil if there is none.
+func (x *index) removeUpTo(id string, at store.Revision) *record {
+	r, noted := x.book.removeUpTo(id, at)
+	x.limit(noted)
+	return r
+}
+
+// limit takes in the moves of a page if there are enough.
+func (x *index) limit(noted backlog) {
+	if noted.moves < enoughMoves {
 		return
 	}
-	if old != nil {
-		x.unlist(old)
+	if noted.moves >= mostMoves {
+		x.mu.Lock()
+	} else if !x.mu.TryLock() {
+		return
 	}
-	x.list(r)
+	defer x.mu.Unlock()
+	x.take(noted.page)
 }
 
-// drop forgets a task.
-func (x *index) drop(r *record) {
-	x.book.remove(r)
-	x.unlist(r)
+// lock locks the rankings as they are after all that has been entered in the book.
+func (x *index) lock() {
+	x.mu.Lock()
+	for moved := x.book.moved.Load(); moved != 0; moved &= moved - 1 {
+		x.take(bits.TrailingZeros64(moved))
+	}
 }
 
+// take takes in the moves of a page. It wants the index locked.
+func (x *index) take(number int) {
+	taken := x.book.takeMoves(number, x.spare)
+	for _, m := range taken {
+		if m.from != nil {
+			x.unlist(m.from)
+		}
+		if m.to != nil {
+			x.list(m.to)
+		}
+	}
+	clear(taken)
+	x.spare = taken[:0]
+	x.count.Store(int64(x.size))
+}
+
+// holds tells whether there are at least so many pending tasks.
+func (x *index) holds(n int) bool {
+	if x.count.Load()+pages*mostMoves < int64(n) {
+		return false // whatever has been entered since
+	}
+	x.lock()
+	defer x.mu.Unlock()
+	return x.size >= n
+}
+
+// list enters a record in the rankings. It wants the index locked, as those do that follow.
 func (x *index) list(r *record) {
 	if at := r.due(); at != 0 {
 		x.due.add(ranked{major: at, rec: r})
@@ -89,17 +151,21 @@ func (x *index) show(r *record) {
 
 // waken shows the tasks that are ready, and returns them.
 func (x *index) waken(now int64) (ready []*record) {
+	x.lock()
+	defer x.mu.Unlock()
 	for x.asleep.size > 0 && x.asleep.first() <= now {
-		r := x.asleep.runs[0][0].rec
-		x.asleep.remove(x.asleep.runs[0][0])
-		x.show(r)
-		ready = append(ready, r)
+		first := *x.asleep.head()
+		x.asleep.remove(first)
+		x.show(first.rec)
+		ready = append(ready, first.rec)
 	}
 	return ready
 }
 
 // firstDue returns when the first thing has to be done; 0 means never.
 func (x *index) firstDue() int64 {
+	x.lock()
+	defer x.mu.Unlock()
 	due, ready := x.due.first(), x.asleep.first()
 	if due == 0 || ready != 0 && ready < due {
 		return ready
@@ -200,6 +266,8 @@ func anchorOf(pattern message.Pattern) anchor {
 // visible returns the first pending tasks that the profile sees and whose deadline is to come.
 func (x *index) visible(p *Profile, limit int, now int64) []*record {
 	var found []*record
+	x.lock()
+	defer x.mu.Unlock()
 	heads := x.heads(p)
 	for len(heads) > 0 && len(found) < limit {
 		if r := heads[0].rec; !r.overdue(now) {
@@ -217,6 +285,8 @@ func (x *index) visible(p *Profile, limit int, now int64) []*record {
 // dueBy returns the records of which something is due at that time, the earliest first.
 func (x *index) dueBy(now int64) []*record {
 	var due []*record
+	x.lock()
+	defer x.mu.Unlock()
 	if x.due.size == 0 {
 		return nil
 	}
@@ -226,7 +296,7 @@ func (x *index) dueBy(now int64) []*record {
 	return due
 }
 
-// heads returns a cursor into each group that the profile sees, as a heap.
+// heads returns a cursor into each group that the profile sees, as a heap. It wants the index locked.
 func (x *index) heads(p *Profile) cursors {
 	var heads cursors
 	for a := range p.anchors() {

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/identity"
-	"github.com/converge-agents/converge/internal/brief"
 	"github.com/converge-agents/converge/internal/listeners"
 	"github.com/converge-agents/converge/store"
 )
@@ -78,11 +77,9 @@ type Manager struct {
 	attic      *attic
 	health     health
 
-	mu      brief.Mutex           // for what is in index, except for the book, and for:
-	_       [56]byte              // see brief.Mutex
-	alarm   int64                 // when expireDue wakes up; 0 for never
-	earlier chan struct{}         // tells it that something is due before
 	index   atomic.Pointer[index] // nil unless the store is being followed
+	alarm   atomic.Int64          // when expireDue wakes up; 0 for never, and while it finds that out
+	earlier chan struct{}         // tells it that something is due before
 
 	listeners listeners.List[Task]
 
@@ -249,10 +246,8 @@ func (m *Manager) submittedBefore(ctx context.Context, r *record, anyTTL bool, c
 }
 
 func (m *Manager) isFull() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	x := m.index.Load()
-	return x != nil && x.size >= m.maxPending
+	return x != nil && x.holds(m.maxPending)
 }
 
 // NewID returns the ID that a task of the Spec gets if ID is empty: that of its idempotency key, or a new
@@ -453,8 +448,6 @@ func (m *Manager) visible(p *Profile, limit int) []*record {
 	if x == nil {
 		return m.survey(now).visible(p, limit, now)
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	return x.visible(p, limit, now)
 }
 
@@ -556,11 +549,9 @@ func (m *Manager) write(ctx context.Context, r, old *record) error {
 
 // learn keeps the index up to date with what this program has just read or written.
 func (m *Manager) learn(r *record) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	if x := m.index.Load(); x != nil {
 		x.put(r)
-		m.checkAlarm()
+		m.checkAlarm(r)
 	}
 }
 

@@ -36,6 +36,17 @@ func TestRankingIsSorted(t *testing.T) {
 				}
 				model = slices.Delete(model, from, to)
 			},
+			"remove some and put them back": func(t *rapid.T) {
+				every := rapid.IntRange(1, 5).Draw(t, "every")
+				for i := 0; i < len(model); i += every {
+					if !l.remove(model[i]) || l.remove(model[i]) {
+						t.Fatalf("number %d was not there, or was there twice", i)
+					}
+				}
+				for i := 0; i < len(model); i += every {
+					l.add(model[i])
+				}
+			},
 			"remove what is not there": func(t *rapid.T) { l.remove(entry.Draw(t, "entry")) },
 			"": func(t *rapid.T) {
 				var got []ranked
@@ -50,9 +61,9 @@ func TestRankingIsSorted(t *testing.T) {
 				if len(model) > 0 && l.first() != model[0].major {
 					t.Fatalf("the first is %d, want %d", l.first(), model[0].major)
 				}
-				for _, run := range l.runs {
-					if len(run) == 0 || len(run) > runLength {
-						t.Fatalf("a run of %d", len(run))
+				for i, run := range l.runs {
+					if len(run.all) == 0 || len(run.all) > runLength || run.dead > len(run.all)/2 || run.last() != l.lasts[i] {
+						t.Fatalf("a run of %d, %d of which are removed; its last is known: %t", len(run.all), run.dead, run.last() == l.lasts[i])
 					}
 				}
 			},

@@ -140,10 +140,7 @@ func (m *Manager) lookAgain(ctx context.Context, key string) (again bool) {
 
 // restore enters a record that the watch has gone past.
 func (m *Manager) restore(r *record) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if x := m.index.Load(); x != nil && x.book.restore(r) {
-		x.list(r)
-		m.checkAlarm()
+	if x := m.index.Load(); x != nil && x.restore(r) {
+		m.checkAlarm(r)
 	}
 }

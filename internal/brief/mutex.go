@@ -24,5 +24,8 @@ func (m *Mutex) Lock() {
 	m.mu.Lock()
 }
 
+// TryLock locks m if it is free, and tells whether it was.
+func (m *Mutex) TryLock() bool { return m.mu.TryLock() }
+
 // Unlock unlocks m.
 func (m *Mutex) Unlock() { m.mu.Unlock() }

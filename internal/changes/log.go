@@ -70,7 +70,7 @@ func (l *Log) Add(changes ...*Change) {
 // wake ends the wait of those whom a change concerns. It wants mu held.
 func (l *Log) wake(change *Change) {
 	l.waiting = slices.DeleteFunc(l.waiting, func(w *waiter) bool {
-		if !strings.HasPrefix(change.Key, w.prefix) {
+		if !strings.HasPrefix(change.Key(), w.prefix) {
 			return false
 		}
 		w.seen = max(w.seen, change.Revision-1)
@@ -106,7 +106,7 @@ func (l *Log) Follow(ctx context.Context, prefix string, after store.Revision, e
 			return err
 		}
 		for _, change := range batch {
-			if !strings.HasPrefix(change.Key, prefix) {
+			if !strings.HasPrefix(change.Key(), prefix) {
 				continue
 			}
 			if ctx.Err() != nil {
@@ -117,6 +117,9 @@ func (l *Log) Follow(ctx context.Context, prefix string, after store.Revision, e
 			}
 		}
 		clear(batch)
+		if len(batch) == batchLength {
+			continue // it is behind those who write
+		}
 		if len(batch) > 0 {
 			runtime.Gosched() // those who write go on, and there is more to take in one turn
 		} else if err := l.wait(ctx, w); err != nil {

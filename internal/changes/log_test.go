@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -22,7 +23,9 @@ func put(last store.Revision, keys ...string) []*changes.Change {
 	var all []*changes.Change
 	for _, key := range keys {
 		last++
-		all = append(all, &changes.Change{Key: key, Value: []byte{}, Revision: last})
+		c := changes.Put(key, nil)
+		c.Revision = last
+		all = append(all, c)
 	}
 	return all
 }
@@ -37,8 +40,8 @@ func follow(ctx context.Context, l *changes.Log, prefix string, after store.Revi
 	f := new(follower)
 	go func() {
 		f.end = l.Follow(ctx, prefix, after, func(c *changes.Change) bool {
-			f.got = append(f.got, fmt.Sprint(c.Key, c.Revision))
-			return c.Key != "stop"
+			f.got = append(f.got, fmt.Sprint(c.Key(), c.Revision))
+			return c.Key() != "stop"
 		})
 	}()
 	return f
@@ -112,7 +115,9 @@ func TestBounds(t *testing.T) {
 		waiting.want(t, nil, "stop51")
 		follow(t.Context(), l, "", 47).want(t, nil, "a48", "a49", "a50", "stop51")
 
-		l.Add(&changes.Change{Key: "stop", Value: make([]byte, 2<<20), Revision: 52})
+		large := changes.Put("stop", make([]byte, 2<<20))
+		large.Revision = 52
+		l.Add(large)
 		follow(t.Context(), l, "", 50).want(t, store.ErrCompacted)
 		follow(t.Context(), l, "", 51).want(t, nil, "stop52") // the newest stays, whatever its size
 	})
@@ -146,9 +151,9 @@ func TestOnlyTheFirstCloseCounts(t *testing.T) {
 	})
 }
 
-// TestPutCopiesTheValue covers values in one piece with their change, and larger ones.
-func TestPutCopiesTheValue(t *testing.T) {
-	for _, size := range []int{0, 1, 71, 72, 73, 183, 184, 185, 100000} {
+// TestPutCopies covers what fills the memory of a change to the last byte, and what does not.
+func TestPutCopies(t *testing.T) {
+	for size := range 2000 {
 		value := bytes.Repeat([]byte("v"), size)
 		c, want := changes.Put("key", value), string(value)
 		clear(value)
@@ -156,32 +161,58 @@ func TestPutCopiesTheValue(t *testing.T) {
 		if e.Key != "key" || string(e.Value) != want || e.Value == nil || c.Deleted || c.Size() != int64(3+size) {
 			t.Errorf("Put of %d bytes gives %.80v", size, e)
 		}
-		if cap(c.Value) != size {
-			t.Errorf("a value of %d bytes has room for %d", size, cap(c.Value))
+		if c.Key() != "key" || string(c.Value()) != want || cap(c.Value()) != size {
+			t.Errorf("a change of %d bytes has key %q and %.80v with room for %d", size, c.Key(), c.Value(), cap(c.Value()))
 		}
 		c.Revision = 7
 		if got := c.TextEvent(); got != (store.TextEvent{Op: store.OpPut, Key: "key", Value: want, Revision: 7}) {
 			t.Errorf("the change of %d bytes is told as %.80v", size, got)
 		}
 	}
-	gone := changes.Change{Key: "a", Revision: 2, Deleted: true}
+	gone := changes.Delete("a")
+	gone.Revision = 2
 	if got := gone.TextEvent(); got != (store.TextEvent{Op: store.OpDelete, Key: "a", Revision: 2}) || got.Entry().Value != nil {
 		t.Errorf("a deletion is told as %v", got)
 	}
 }
 
 func TestEventsAreCopies(t *testing.T) {
-	c := &changes.Change{Key: "a", Value: []byte("value"), Revision: 1}
+	c := changes.Put("a", []byte("value"))
 	clear(c.Event().Entry.Value)
 	clear(c.Entry().Value)
 	if ev := c.Event(); string(ev.Entry.Value) != "value" || ev.Op != store.OpPut {
 		t.Errorf("event %v", ev)
 	}
-	gone := &changes.Change{Key: "a", Revision: 2, Deleted: true}
+	gone := changes.Delete("a")
+	gone.Revision = 2
 	if ev := gone.Event(); ev.Entry.Value != nil || ev.Op != store.OpDelete || ev.Entry.Revision != 2 {
 		t.Errorf("event %v", ev)
 	}
 	if changes.Clone(nil) == nil {
 		t.Error("the clone of an empty value is nil")
+	}
+}
+
+// A change has no pointers, so the garbage collector must not lose one with what is behind it, wherever one holds
+// its key or value alone.
+func TestKeysAndValuesKeepTheirChange(t *testing.T) {
+	var keys []string
+	var values [][]byte
+	for i := range 2000 {
+		c := changes.Put(fmt.Sprint("key", i), fmt.Append(nil, "value", i))
+		if keys = append(keys, c.Key()); i%2 == 0 {
+			values = append(values, c.Value())
+		} else {
+			values = append(values, nil)
+		}
+		if i%500 == 0 {
+			runtime.GC()
+		}
+	}
+	runtime.GC()
+	for i := range keys {
+		if i%2 == 0 && string(values[i]) != fmt.Sprint("value", i) || keys[i] != fmt.Sprint("key", i) {
+			t.Fatalf("number %d is %q, %q", i, keys[i], values[i])
+		}
 	}
 }

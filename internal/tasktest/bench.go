@@ -138,13 +138,19 @@ func (c *crew) claimAndReportOne(id string, signed bool) error {
 	if err != nil {
 		return err
 	}
-	ending := task.Completion(claim, []byte("done"), "text/plain")
 	if signed {
-		if errs := c.worker.SignEndings(&ending); errs != nil {
-			return errs[0]
-		}
+		return c.reportSigned(claim)
 	}
-	_, err = c.manager.End(context.Background(), ending)
+	_, err = c.manager.Report(context.Background(), claim, []byte("done"), "text/plain")
+	return err
+}
+
+func (c *crew) reportSigned(claim task.Claim) error {
+	ending := task.Completion(claim, []byte("done"), "text/plain")
+	if errs := c.worker.SignEndings(&ending); errs != nil {
+		return errs[0]
+	}
+	_, err := c.manager.End(context.Background(), ending)
 	return err
 }
 

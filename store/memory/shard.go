@@ -28,7 +28,6 @@ type shard struct {
 // slot is where the current item of a key rests; that of a deleted key stays with the snapshots that
 // show it.
 type slot struct {
-	key  string
 	item *item
 
 	// Those of the item, which is far away in memory until somebody wants the value.

@@ -32,8 +32,8 @@ func (s *Store) each(ctx context.Context, prefix, after string, emit func(*item)
 	}
 	defer s.release(snap)
 	places := make([]*slot, 0, 16)
-	for place := range snap.tree.from(begin) {
-		if !strings.HasPrefix(place.key, prefix) {
+	for key, place := range snap.tree.from(begin) {
+		if !strings.HasPrefix(key, prefix) {
 			break
 		}
 		if places = append(places, place); len(places) == cap(places) {

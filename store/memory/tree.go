@@ -39,10 +39,10 @@ func (t *tree) share() tree {
 	return tree{root: t.root}
 }
 
-// insert adds a slot whose key the tree does not have.
-func (t *tree) insert(add *slot) {
+// insert adds the slot of a key that the tree does not have.
+func (t *tree) insert(key string, add *slot) {
 	t.root = t.root.owned(t.owner)
-	if right := t.root.insert(add, t.owner); right != nil {
+	if right := t.root.insert(key, add, t.owner); right != nil {
 		t.root = &node{owner: t.owner, keys: []string{"", right.keys[0]}, children: []*node{t.root, right}}
 	}
 }
@@ -56,9 +56,9 @@ func (t *tree) remove(key string) {
 	}
 }
 
-// from yields the slots whose keys are not less than key, in order.
-func (t tree) from(key string) iter.Seq[*slot] {
-	return func(yield func(*slot) bool) {
+// from yields the keys that are not less than key, in order, with their slots.
+func (t tree) from(key string) iter.Seq2[string, *slot] {
+	return func(yield func(string, *slot) bool) {
 		t.root.from(key, yield)
 	}
 }
@@ -109,15 +109,15 @@ func (n *node) ownedChild(i int, o *owner) *node {
 	return n.children[i]
 }
 
-// insert adds a slot under n and returns the right half if n had to be split.
-func (n *node) insert(add *slot, o *owner) *node {
+// insert adds the slot of a key under n and returns the right half if n had to be split.
+func (n *node) insert(key string, add *slot, o *owner) *node {
 	if n.isLeaf() {
-		i, _ := n.search(add.key)
-		n.keys = slices.Insert(n.keys, i, add.key)
+		i, _ := n.search(key)
+		n.keys = slices.Insert(n.keys, i, key)
 		n.slots = slices.Insert(n.slots, i, add)
 	} else {
-		i := n.child(add.key)
-		if right := n.ownedChild(i, o).insert(add, o); right != nil {
+		i := n.child(key)
+		if right := n.ownedChild(i, o).insert(key, add, o); right != nil {
 			n.keys = slices.Insert(n.keys, i+1, right.keys[0])
 			n.children = slices.Insert(n.children, i+1, right)
 		}
@@ -165,12 +165,11 @@ func (n *node) remove(key string, o *owner) {
 	}
 }
 
-// from yields the slots under n whose keys are not less than key; it returns false when told to stop.
-func (n *node) from(key string, yield func(*slot) bool) bool {
+// from yields the keys under n that are not less than key, with their slots; it returns false when told to stop.
+func (n *node) from(key string, yield func(string, *slot) bool) bool {
 	if n.isLeaf() {
-		i, _ := n.search(key)
-		for _, found := range n.slots[i:] {
-			if !yield(found) {
+		for i, _ := n.search(key); i < len(n.keys); i++ {
+			if !yield(n.keys[i], n.slots[i]) {
 				return false
 			}
 		}

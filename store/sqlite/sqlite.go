@@ -251,7 +251,7 @@ func (s *Store) Put(ctx context.Context, key string, value []byte, rev store.Rev
 	if err := store.CheckValue(value); err != nil {
 		return 0, keyError("put", key, err)
 	}
-	written, err := s.change(ctx, &request{Change: &changes.Change{Key: key, Value: changes.Clone(value)}, replaces: rev})
+	written, err := s.change(ctx, key, rev, func() *changes.Change { return changes.Put(key, value) })
 	if err != nil {
 		return 0, keyError("put", key, err)
 	}
@@ -260,20 +260,20 @@ func (s *Store) Put(ctx context.Context, key string, value []byte, rev store.Rev
 
 // Delete implements [store.Store].
 func (s *Store) Delete(ctx context.Context, key string, rev store.Revision) error {
-	if _, err := s.change(ctx, &request{Change: &changes.Change{Key: key, Deleted: true}, replaces: rev}); err != nil {
+	if _, err := s.change(ctx, key, rev, func() *changes.Change { return changes.Delete(key) }); err != nil {
 		return keyError("delete", key, err)
 	}
 	return nil
 }
 
-func (s *Store) change(ctx context.Context, r *request) (store.Revision, error) {
+func (s *Store) change(ctx context.Context, key string, rev store.Revision, to func() *changes.Change) (store.Revision, error) {
 	if ctx.Err() != nil {
 		return 0, context.Cause(ctx)
 	}
-	if err := store.CheckKey(r.Key); err != nil {
+	if err := store.CheckKey(key); err != nil {
 		return 0, err
 	}
-	return s.writer.do(ctx, r)
+	return s.writer.do(ctx, &request{Change: to(), replaces: rev})
 }
 
 // Close implements [store.Store]. What waits for the writer is still written. Loops over List and Watch that

@@ -277,15 +277,15 @@ func (w *writer) applyOne(r *request) error {
 func (w *writer) exec(r *request) (int64, error) {
 	rev, check := int64(r.Revision), int64(0)
 	if !r.Deleted {
-		check = sum(r.Key, r.Revision, r.Value)
+		check = sum(r.Key(), r.Revision, r.Value())
 	}
 	switch {
 	case r.Deleted:
-		return w.remove.exec(r.Key, int64(r.replaces))
+		return w.remove.exec(r.Key(), int64(r.replaces))
 	case r.replaces == 0:
-		return w.create.exec(r.Key, rev, check, r.Value)
+		return w.create.exec(r.Key(), rev, check, r.Value())
 	}
-	return w.replace.exec(rev, check, r.Value, r.Key, int64(r.replaces))
+	return w.replace.exec(rev, check, r.Value(), r.Key(), int64(r.replaces))
 }
 
 // why tells what stood in the way of a change that changed nothing.
@@ -293,7 +293,7 @@ func (w *writer) why(r *request) (conflict, err error) {
 	if !r.Deleted {
 		return store.ErrConflict, nil
 	}
-	rows, err := w.present.query(r.Key)
+	rows, err := w.present.query(r.Key())
 	if err != nil {
 		return nil, err
 	}
