@@ -76,10 +76,10 @@ type Config struct {
 	Metrics Metrics `key:"metrics"`
 	// Limits bound the messages.
 	Limits Limits `key:"limits"`
-	// Tools are what workers may be allowed to run, by name: 1 to 128 letters, digits,
+	// Tools are what agents may be allowed to run, by name: 1 to 128 letters, digits,
 	// '_', '-' and '.'.
 	Tools map[string]Tool `key:"tools"`
-	// MCP are servers whose tools workers may be allowed to run.
+	// MCP are servers whose tools agents may be allowed to run.
 	MCP []MCP `key:"mcp"`
 	// Policy says which tool calls are allowed, denied, or asked about.
 	Policy Policy `key:"policy"`
@@ -215,13 +215,13 @@ type Agent struct {
 	Pools []string `key:"pools"`
 
 	// Capabilities are what a worker offers, each with the tool that serves it, which has to be one
-	// of Tools: a tool of the Config, or SERVER.TOOL for one of an MCP server.
+	// of Tools: a tool of the Config, or SERVER.TOOL for one of an MCP server. For an agent with a model, see [LLM].
 	Capabilities map[string]string `key:"capabilities"`
-	// Tools is a worker's allowlist. Empty allows none.
+	// Tools is the allowlist of a worker or an agent with a model. Empty allows none.
 	Tools []string `key:"tools"`
-	// Concurrency is how many tasks a worker works on at a time, from 1. Default 1.
+	// Concurrency is how many tasks a worker or an agent with a model works on at a time, from 1. Default 1.
 	Concurrency int `key:"concurrency"`
-	// ToolTimeout bounds each tool call of a worker, above 0. Default 30s.
+	// ToolTimeout bounds each tool call of a worker or an agent with a model, above 0. Default 30s.
 	ToolTimeout Duration `key:"tool_timeout"`
 
 	// Deadline bounds the whole job of a coordinator. Default 0, which is none.

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// MCP describes a server of the Model Context Protocol, whose tools workers may be allowed to run: Command is a program
+// MCP describes a server of the Model Context Protocol, whose tools agents may be allowed to run: Command is a program
 // that this process starts, URL one that runs elsewhere.
 type MCP struct {
 	// Name is the server's: 1 to 64 letters, digits, '_' and '-'; required, and once in a Config. Its tools are called
