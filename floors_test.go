@@ -13,6 +13,7 @@ var floors = map[string]int{
 	"internal/brief":     0,
 	"internal/cose":      0,
 	"internal/group":     0,
+	"internal/held":      0,
 	"internal/listeners": 0,
 	"internal/nearest":   0,
 	"internal/panics":    0,
