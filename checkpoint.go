@@ -51,6 +51,8 @@ type checkpoints struct {
 	rev     store.Revision // of what was written or read last
 	found   []byte         // the state of an earlier run; for the record of the start
 	saved   []byte         // the state that was written last; likewise
+
+	unwritten []byte // a record whose writing was cut short; nil if there is none
 }
 
 // newCheckpoints returns nil for an agent without state, or one whose state nobody keeps.
@@ -127,12 +129,13 @@ const (
 	maxCheckpointRetry = 5 * time.Second
 )
 
-// save writes the agent's state if it has changed. While the store fails, it tries again until ctx ends:
-// the agent's acts have to wait for what they rest on. Errors: what Checkpoint returns, ErrSuperseded, or
-// ctx's cause.
+// save writes the agent's state if it has changed. Errors: what Checkpoint returns, ErrSuperseded, or ctx's cause.
 func (c *checkpoints) save(ctx context.Context) error {
 	if c == nil {
 		return nil
+	}
+	if err := c.keep(ctx); err != nil {
+		return err
 	}
 	state, err := c.ask()
 	if err != nil || state == nil {
@@ -141,11 +144,20 @@ func (c *checkpoints) save(ctx context.Context) error {
 	if len(state) > MaxCheckpoint {
 		return fmt.Errorf("checkpoint: %d bytes where at most %d are allowed", len(state), MaxCheckpoint)
 	}
-	c.saved = state
-	record := c.encode(state)
+	c.saved, c.unwritten = state, c.encode(state)
+	return c.keep(ctx)
+}
+
+// keep writes the state that has yet to be written, if there is one. While the store fails, it tries again until ctx
+// ends: the agent's acts have to wait for what they rest on. The state is still there then, for another attempt.
+func (c *checkpoints) keep(ctx context.Context) error {
+	if c == nil || c.unwritten == nil {
+		return nil
+	}
 	for retry := minCheckpointRetry; ; retry = min(2*retry, maxCheckpointRetry) {
-		err := c.write(ctx, record)
+		err := c.write(ctx, c.unwritten)
 		if err == nil || errors.Is(err, ErrSuperseded) || errors.Is(err, store.ErrClosed) {
+			c.unwritten = nil
 			return err
 		}
 		if ctx.Err() != nil {

@@ -42,11 +42,26 @@ func (c *tallying) Restore(state []byte) error {
 	return nil
 }
 
+// changing is an agent that gives each state once.
+type changing struct {
+	tallying
+	given uint64
+}
+
+func (c *changing) Checkpoint() ([]byte, error) {
+	if c.given == c.turns {
+		return nil, nil
+	}
+	c.given = c.turns
+	return c.tallying.Checkpoint()
+}
+
 // unsteady is a store that refuses writes for as long as it is told to.
 type unsteady struct {
 	store.Store
 	failing atomic.Bool
 	lost    atomic.Bool // writes are made and then said to have failed
+	slow    atomic.Bool // the next write takes until its context ends
 }
 
 var errDisk = errors.New("the disk is on fire")
@@ -54,6 +69,13 @@ var errDisk = errors.New("the disk is on fire")
 func (u *unsteady) Put(ctx context.Context, key string, value []byte, rev store.Revision) (store.Revision, error) {
 	if u.failing.Load() {
 		return 0, errDisk
+	}
+	if u.slow.Swap(false) {
+		<-ctx.Done()
+		if !u.lost.Load() {
+			return 0, ctx.Err()
+		}
+		ctx = context.WithoutCancel(ctx)
 	}
 	rev, err := u.Store.Put(ctx, key, value, rev)
 	if u.lost.Swap(false) {
@@ -113,6 +135,31 @@ func TestDecisionsWaitForTheCheckpoint(t *testing.T) {
 			t.Errorf("acted %d times", n)
 		}
 	})
+}
+
+// TestStateThatIsBeingWrittenAtTheEndIsKept has an agent stopped amid a write, which comes through or not.
+func TestStateThatIsBeingWrittenAtTheEndIsKept(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w, kept := newWorld(t), newUnsteady(t)
+			kept.slow.Store(true)
+			kept.lost.Store(lost)
+			c := w.config(&changing{})
+			c.Checkpoints = kept
+			first := w.run(c)
+			synctest.Wait()
+			if err := first.end(); err != nil {
+				t.Fatalf("the first run ended with %v", err)
+			}
+			second := &changing{}
+			c.Agent, c.Transport = second, w.network.Endpoint(c.Identity.ID())
+			w.run(c)
+			synctest.Wait()
+			if second.restored != 1 {
+				t.Errorf("with the write lost: %v, the second run began with turn %d", lost, second.restored)
+			}
+		})
+	}
 }
 
 func TestSecondProcessOfAnAgentEndsTheFirst(t *testing.T) {

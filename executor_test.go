@@ -25,7 +25,19 @@ import (
 	"github.com/converge-agents/converge/tool"
 )
 
-func runtimeGoroutines() int { return runtime.NumGoroutine() }
+// goroutines returns how many goroutines the test's bubble has. The process has others, which come and go: those of the
+// runtime that run finalizers and cleanups count too.
+func goroutines(t *testing.T) (n int, stacks string) {
+	t.Helper()
+	all := make([]byte, 4<<20)
+	stacks = string(all[:runtime.Stack(all, true)])
+	head, _, _ := strings.Cut(stacks, "\n")
+	_, bubble, ok := strings.Cut(head, "synctest bubble ")
+	if !ok {
+		t.Fatalf("not in a bubble: %s", head)
+	}
+	return strings.Count(stacks, "synctest bubble "+bubble), stacks
+}
 
 // toolbox has tools that work, hang, and hang whatever their context says.
 type toolbox struct {
@@ -117,7 +129,7 @@ func TestHungToolsDelayNeitherMessagesNorDecisionsNorOtherTools(t *testing.T) {
 			}
 			return d
 		}
-		before := runtimeGoroutines()
+		before, _ := goroutines(t)
 		c := w.config(bob)
 		c.Executor = b.allow("echo", "hang", "deaf")
 		c.Executor.ToolTimeout = time.Minute
@@ -150,8 +162,8 @@ func TestHungToolsDelayNeitherMessagesNorDecisionsNorOtherTools(t *testing.T) {
 			t.Errorf("Run: %v", err)
 		}
 		synctest.Wait()
-		if after := runtimeGoroutines(); after > before+1 {
-			t.Errorf("%d goroutines at the start, %d afterwards", before, after)
+		if after, stacks := goroutines(t); after > before+1 {
+			t.Errorf("%d goroutines at the start, %d afterwards:\n%s", before, after, stacks)
 		}
 	})
 }

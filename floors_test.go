@@ -14,6 +14,7 @@ var floors = map[string]int{
 	"internal/capture":   0,
 	"internal/cose":      0,
 	"internal/group":     0,
+	"internal/held":      0,
 	"internal/listeners": 0,
 	"internal/nearest":   0,
 	"internal/panics":    0,

@@ -404,11 +404,19 @@ const minClose = 3 * time.Second
 func (r *Runtime) close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(r.config.DrainTimeout, minClose))
 	defer cancel()
-	err := r.executor.Close(ctx)
+	err := errors.Join(r.executor.Close(ctx), r.keepLast(ctx))
 	if stopper, ok := r.config.Agent.(Stopper); ok {
 		err = errors.Join(err, r.call(ctx, "OnStop", stopper.OnStop))
 	}
 	return err
+}
+
+// keepLast writes the agent's last state, if the end came while that was being written. The agent does not say again
+// what it has said once.
+func (r *Runtime) keepLast(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), minClose)
+	defer cancel()
+	return r.states.keep(ctx)
 }
 
 // call calls a method of the agent and turns its panic into an error.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -717,14 +718,14 @@ func TestIdleAgentsCostTwoGoroutinesEach(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		const agents = 100
-		before := runtimeGoroutines()
+		before := runtime.NumGoroutine()
 		for range agents {
 			c := w.config(&script{})
 			c.Tasks = w.tasks
 			w.run(c)
 		}
 		synctest.Wait()
-		if each := (runtimeGoroutines() - before - 2) / agents; each > 2 { // 2 for the task manager
+		if each := (runtime.NumGoroutine() - before - 2) / agents; each > 2 { // 2 for the task manager
 			t.Errorf("an idle agent holds %d goroutines, want 2 at most", each)
 		}
 	})

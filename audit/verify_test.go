@@ -53,7 +53,7 @@ func TestFlippedBitsOfALargeLogAreFound(t *testing.T) {
 	file := must(os.ReadFile(written(t, config(t.TempDir()), 2000)[0]))
 	path := filepath.Join(t.TempDir(), "flipped.audit")
 	random := rand.New(rand.NewPCG(1, 2))
-	for range 100 {
+	for range largeFlips {
 		flip(t, path, file, random.IntN(8*len(file)))
 	}
 }
@@ -118,7 +118,7 @@ func TestTruncationIsFound(t *testing.T) {
 		dir := t.TempDir()
 		copies := copyTo(t, dir, files...)
 		file := must(os.ReadFile(files[which]))
-		for n := 0; n < len(file); n += 61 {
+		for n := 0; n < len(file); n += truncationStep {
 			if err := os.WriteFile(copies[which], file[:n], 0o600); err != nil {
 				t.Fatal(err)
 			}

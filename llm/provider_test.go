@@ -278,11 +278,11 @@ func TestBrokenAnswersAreErrors(t *testing.T) {
 		"cut short":   {cut, true, llm.ErrMalformed},
 		"falls quiet": {silent, true, llm.ErrTimeout},
 		"never comes": {llmtest.Reply{Hang: true}, false, llm.ErrTimeout},
-		"too large":   {llmtest.Reply{Text: strings.Repeat("x", 100_000)}, false, llm.ErrTooLarge},
+		"too large":   {llmtest.Reply{Text: strings.Repeat("x", 25_000)}, false, llm.ErrTooLarge},
 	} {
 		t.Run(name, func(t *testing.T) {
 			endpoint := withKey
-			endpoint.MaxResponse = 50_000
+			endpoint.MaxResponse = 20_000
 			if c.want == llm.ErrTimeout {
 				endpoint.Silence = 300 * time.Millisecond
 			}

@@ -114,7 +114,7 @@ func TestAbortEndsCallsOfServers(t *testing.T) {
 	defer stop()
 	ran := make(chan error, 1)
 	go func() { ran <- n.Run(ctx) }()
-	for n.Report().Tools.Run == 0 && ctx.Err() == nil {
+	for n.Metrics().Stats().Tools.Run == 0 && ctx.Err() == nil { // Report is for later
 		time.Sleep(time.Millisecond)
 	}
 	stop()

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/converge-agents/converge/internal/held"
 )
 
 func TestHundredHungProgramsLeaveNothingBehind(t *testing.T) {
@@ -16,7 +18,7 @@ func TestHundredHungProgramsLeaveNothingBehind(t *testing.T) {
 	path := pipe(t)
 	it := newTool(t, writing(shell(hanging(path)), path))
 	runTool(t, newTool(t, shell("exit 0")), nil) // what the runtime opens once is open now
-	descriptors := openDescriptors(t)
+	before := held.Now(t)
 
 	ctx, cancel := context.WithCancel(t.Context())
 	var calls sync.WaitGroup
@@ -34,6 +36,7 @@ func TestHundredHungProgramsLeaveNothingBehind(t *testing.T) {
 	if _, err := io.ReadFull(processes, make([]byte, hungPrograms)); err != nil { // all hang
 		t.Fatal(err)
 	}
+	most := held.Now(t)
 	cancel()
 	calls.Wait()
 	if _, err := io.ReadAll(processes); err != nil { // ends when all are dead, grandchildren too
@@ -44,13 +47,10 @@ func TestHundredHungProgramsLeaveNothingBehind(t *testing.T) {
 	if err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil); !errors.Is(err, unix.ECHILD) {
 		t.Errorf("children are left: %v", err)
 	}
-	if n := openDescriptors(t); n != descriptors {
-		t.Errorf("%d descriptors are open, %d were before", n, descriptors)
-	}
+	t.Logf("%d programs hang: before, %v; meanwhile, %v; given up, %v", hungPrograms, before, most, before.AtMost(t))
 	if left, _ := os.ReadDir(os.TempDir()); len(left) > 0 {
 		t.Errorf("%d directories are left", len(left))
 	}
-	// That no goroutine is left is for goleak to say, in TestMain.
 }
 
 func openDescriptors(t *testing.T) int {

@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/converge-agents/converge/internal/held"
 	"github.com/converge-agents/converge/tool"
 	toolhttp "github.com/converge-agents/converge/tool/http"
 )
@@ -483,8 +484,8 @@ func TestSchemaComesFromTheTemplates(t *testing.T) {
 	}
 }
 
-// Servers that hang leave nothing behind: not a goroutine, which is for goleak to say, and no descriptor.
-func TestThousandHungServersLeaveNothingBehind(t *testing.T) {
+// Servers that hang leave nothing behind. Both ends are in this process: with the tag soak there are 1,000.
+func TestHungServersLeaveNothingBehind(t *testing.T) {
 	hung, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -504,6 +505,7 @@ func TestThousandHungServersLeaveNothingBehind(t *testing.T) {
 	})
 	it := newTool(t, toolhttp.Config{Name: "it", URL: "http://" + hung.Addr().String(), UnsafeHTTP: true, PrivateAddresses: loopback})
 	g := guard(t, it, tool.Options{})
+	before := held.Now(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	var calls sync.WaitGroup
 	for range hungServers {
@@ -516,11 +518,14 @@ func TestThousandHungServersLeaveNothingBehind(t *testing.T) {
 	for accepted.Load() < hungServers {
 		time.Sleep(time.Millisecond) // the kernel's doing, which no fake time reaches
 	}
+	most := held.Now(t)
 	cancel()
 	calls.Wait()
 	if err := g.Wait(t.Context()); err != nil {
 		t.Error(err)
 	}
+	left := before.Plus(held.Held{Descriptors: hungServers}).AtMost(t) // the servers' ends, which still hang
+	t.Logf("%d servers hang: before, %v; meanwhile, %v; given up, %v", hungServers, before, most, left)
 	hung.Close()
 	accepting.Wait()
 	for _, conn := range conns { // each sees its end
@@ -530,5 +535,3 @@ func TestThousandHungServersLeaveNothingBehind(t *testing.T) {
 		conn.Close()
 	}
 }
-
-const hungServers = 400 // with both ends in this process; descriptors may be 1,024

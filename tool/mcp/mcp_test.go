@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/converge-agents/converge/internal/held"
 	"github.com/converge-agents/converge/store/memory"
 	"github.com/converge-agents/converge/tool"
 	"github.com/converge-agents/converge/tool/mcp"
@@ -692,7 +693,7 @@ func TestRequestsOfTheServerAreRefused(t *testing.T) {
 func TestThousandHungCallsLeaveNothingBehind(t *testing.T) {
 	s := start(t, config(t, "good", "hang", "await_cancelled", "add"))
 	mustRun(t, s, "add", `{"a":1,"b":2}`)
-	before, goroutines := resources(t), runtime.NumGoroutine()
+	before := held.Now(t)
 	g := guard(t, s, tool.GuardConfig{MaxConcurrent: 1000})
 	ctx, cancel := context.WithCancel(t.Context())
 	var calls sync.WaitGroup
@@ -709,6 +710,7 @@ func TestThousandHungCallsLeaveNothingBehind(t *testing.T) {
 		}
 	}
 	mustRun(t, s, "add", `{"a":1,"b":2}`) // is sent after them
+	most := held.Now(t)
 	cancel()
 	calls.Wait()
 	if err := g.Wait(within(t)); err != nil {
@@ -720,14 +722,7 @@ func TestThousandHungCallsLeaveNothingBehind(t *testing.T) {
 	if n := s.Kept(); n != 0 {
 		t.Errorf("%d answers are still expected", n)
 	}
-	if after := resources(t); after > before {
-		t.Errorf("%d descriptors and processes before, %d after", before, after)
-	}
-	for ctx := within(t); runtime.NumGoroutine() > goroutines; runtime.Gosched() { // the last are on their way out
-		if ctx.Err() != nil {
-			t.Fatalf("%d goroutines before, %d after", goroutines, runtime.NumGoroutine())
-		}
-	}
+	t.Logf("1000 calls hang: before, %v; meanwhile, %v; given up, %v", before, most, before.AtMost(t))
 }
 
 func TestCloseEndsCalls(t *testing.T) {

@@ -18,25 +18,6 @@ import (
 	"github.com/converge-agents/converge/tool/mcp"
 )
 
-// resources returns how many descriptors and children this process has.
-func resources(t *testing.T) int {
-	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	tasks, err := filepath.Glob("/proc/self/task/*/children")
-	if err != nil {
-		t.Fatal(err)
-	}
-	children := 0
-	for _, path := range tasks {
-		list, _ := os.ReadFile(path) // threads come and go
-		children += len(strings.Fields(string(list)))
-	}
-	return len(entries) + children
-}
-
 func fifo(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "pipe")

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/converge-agents/converge/internal/held"
 	"github.com/converge-agents/converge/tool"
 )
 
@@ -21,7 +22,7 @@ func TestThousandHungRemoteCallsLeaveNothingBehind(t *testing.T) {
 		defer hung.Add(-1)
 		<-r.Context().Done()
 	}), "a"))
-	before, goroutines := resources(t), runtime.NumGoroutine()
+	before := held.Now(t)
 	g := guard(t, s, tool.GuardConfig{MaxConcurrent: 1000})
 	ctx, cancel := context.WithCancel(t.Context())
 	var calls sync.WaitGroup
@@ -36,19 +37,16 @@ func TestThousandHungRemoteCallsLeaveNothingBehind(t *testing.T) {
 	for hung.Load() < 1000 && deadline.Err() == nil {
 		runtime.Gosched()
 	}
-	most := resources(t)
+	most := held.Now(t)
 	cancel()
 	calls.Wait()
 	if err := g.Wait(deadline); err != nil {
 		t.Error(err)
 	}
 	// A few connections are kept for the next calls, on both sides: 16 each, with two goroutines each.
-	for hung.Load() > 0 || resources(t) > before+4*16 || runtime.NumGoroutine() > goroutines+6*16 {
-		if deadline.Err() != nil {
-			t.Fatalf("%d calls hang at the server; %d descriptors before, %d then, %d after; %d goroutines before, %d after",
-				hung.Load(), before, most, resources(t), goroutines, runtime.NumGoroutine())
-		}
-		runtime.Gosched()
+	after := before.Plus(held.Held{Descriptors: 4 * 16, Goroutines: 6 * 16}).AtMost(t)
+	if n := hung.Load(); n > 0 {
+		t.Errorf("%d calls hang at the server", n)
 	}
-	t.Logf("%d descriptors before, %d with the calls, %d after; %d and %d goroutines", before, most, resources(t), goroutines, runtime.NumGoroutine())
+	t.Logf("1000 calls over HTTP hang: before, %v; meanwhile, %v; given up, %v", before, most, after)
 }

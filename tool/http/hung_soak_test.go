@@ -1,0 +1,5 @@
+//go:build soak
+
+package http_test
+
+const hungServers = 1000
