@@ -10,7 +10,7 @@ import (
 // When receipts are synced to the disk.
 const (
 	SyncInterval = "interval" // every Audit.Interval
-	SyncAlways   = "always"   // and before each tool call begins
+	SyncAlways   = "always"   // and before each tool call begins, and before one that was approved runs
 )
 
 // Audit says what is recorded of what agents are sent, decide and do: receipts, hash-chained and signed, which

@@ -12,14 +12,17 @@ import (
 	"github.com/converge-agents/converge/llm"
 )
 
-// recordVerdict records what a policy, or somebody who was asked, said to a tool call. It is the Record of an
-// approval.Config.
+// recordVerdict records what a policy, or somebody who was asked, said to a tool call; with sync: always, the call goes on
+// when that is on the disk. It is the Record of an approval.Config.
 func (n *Network) recordVerdict(v approval.Verdict) error {
 	if n.audit == nil {
 		return nil
 	}
 	r := verdictReceipt(v)
-	_, err := n.audit.Append(&r)
+	seq, err := n.audit.Append(&r)
+	if err == nil && n.auditConfig().Sync {
+		err = n.audit.Sync(n.aborted, seq)
+	}
 	return err
 }
 

@@ -38,7 +38,7 @@ done
 [ "$status" -eq 0 ] || { echo "durable: not done after 100 runs" >&2; exit 1; }
 head -n 3 "$work/report"
 echo "…"
-tail -n 5 "$work/report"
+tail -n 6 "$work/report"
 grep -q '^tasks *200 submitted, 200 completed, 0 failed$' "$work/report"
 ran=$(sed -n 's/^tools *\([0-9]*\) run.*/\1/p' "$work/report")
 echo "== killed $kills times; the last run had $ran of the 200 tasks left to do"
