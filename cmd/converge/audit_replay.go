@@ -19,12 +19,13 @@ func newAuditReplay(f *auditFlags) *cobra.Command {
 		Use:   "replay FILE…",
 		Short: "Have an agent decide again on what was recorded",
 		Long: `Replay makes an agent of the configuration anew, shows it the turns that the log has recorded of it, with
-the results of tools and the answers of models as they were, and compares what it decides with what it decided then. Nothing is carried out: no
-network is used, no tool runs and no model is asked. At the first difference it prints what was recorded and what came now, and the exit
-status is 1.
+the results of tools and the answers of models as they were, and compares what it decides with what it decided then.
+Nothing is carried out: no network is used, no tool runs and no model is asked. At the first difference it prints what
+was recorded and what came now, and the exit status is 1.
 
-Only logs can be replayed that were written with audit.record: true. Workers, coordinators and agents with models can be; a coordinator's
-tasks are those of the configuration, so the files that they are for have to be there as they were. Hosts cannot.`,
+Only logs can be replayed that were written with audit.record: true. Workers, coordinators and agents with models can
+be; a coordinator's tasks are those of the configuration, so the files that they are for have to be there as they were.
+Hosts cannot.`,
 		Example: `  converge audit replay data/audit -c converge.yaml --agent worker-1`,
 		Args:    files(),
 		RunE: func(cmd *cobra.Command, given []string) error {
