@@ -60,7 +60,7 @@ func config(t *testing.T, mode string, tools ...string) subject {
 		t.Fatal(err)
 	}
 	c := mcp.Config{
-		Name: "it", Tools: tools, Command: []string{self}, Env: map[string]string{modeVariable: mode}, Read: []string{self},
+		Name: "it", Tools: tools, Command: []string{self}, Env: map[string]string{modeVariable: mode, "GORACE": raceOptions}, Read: []string{self},
 		Logger: slog.New(slog.DiscardHandler), MinBackoff: time.Millisecond, CheckEvery: time.Hour,
 	}
 	if _, path, ok := strings.Cut(mode, ":"); ok {
@@ -264,7 +264,7 @@ func TestProgramGetsNoEnvironmentButWhatIsConfigured(t *testing.T) {
 	c := config(t, "good", "environment")
 	c.PassEnv = []string{"CONVERGE_MCP_PASSED", "CONVERGE_MCP_NOT_SET"}
 	out := mustRun(t, start(t, c), "environment", "{}")
-	if want := "text/plain: " + modeVariable + "=good\nCONVERGE_MCP_PASSED=passed"; out != want {
+	if want := "text/plain: " + modeVariable + "=good\nGORACE=" + raceOptions + "\nCONVERGE_MCP_PASSED=passed"; out != want {
 		t.Errorf("environment %q", out)
 	}
 }

@@ -24,6 +24,9 @@ import (
 // The test binary is every server that the tests need: the environment says which.
 const modeVariable = "CONVERGE_MCP_TEST_SERVER"
 
+// raceOptions spare each of them the second that the race detector waits at its end.
+const raceOptions = "atexit_sleep_ms=0"
+
 func TestMain(m *testing.M) {
 	if mode := os.Getenv(modeVariable); mode != "" {
 		serve(mode)

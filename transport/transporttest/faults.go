@@ -67,8 +67,8 @@ func (p *pair) noticed() {
 
 func (p *pair) undisturbed() {
 	p.t.Helper()
-	p.aside.pour(20)
-	p.answer.pour(20)
+	p.aside.pour(aside)
+	p.answer.pour(aside)
 }
 
 func (p *pair) audit() {
@@ -152,7 +152,7 @@ func hears(t *testing.T, n int, streams ...*stream) {
 func testCutsUnderLoad(t *testing.T, c *cast) {
 	p := c.pair()
 	path := c.fabric.(Cutter)
-	for range 5 {
+	for range cuts {
 		stop := pump(t, p.there, p.back)
 		hears(t, heard, p.there, p.back)
 		path.Cut(p.both())

@@ -93,12 +93,12 @@ func testCloseUnderLoad(t *testing.T, c *cast) {
 		workers = append(workers, newWorker(a, others))
 	}
 	for _, w := range workers {
-		until(t, "frames arrive everywhere", func() bool { return w.received.Load() > 500 })
+		until(t, "frames arrive everywhere", func() bool { return w.received.Load() > hectic })
 	}
 	workers[0].closeTwice()
 	for _, w := range workers[1:] {
 		before := w.received.Load()
-		until(t, "the others go on", func() bool { return w.received.Load() > before+500 })
+		until(t, "the others go on", func() bool { return w.received.Load() > before+hectic })
 	}
 	workers[1].closeTwice()
 	workers[2].closeTwice()
@@ -113,7 +113,7 @@ func testCloseTwiceAtOnce(t *testing.T, c *cast) {
 
 // testCloseDrains wants what Send took from an agent that leaves to arrive at one that listens.
 func testCloseDrains(t *testing.T, c *cast) {
-	for range 5 {
+	for range closings {
 		alice, bob := c.play(), c.play()
 		s := newStream(alice, bob)
 		s.through()
@@ -137,8 +137,8 @@ func testLeaveAndComeBack(t *testing.T, c *cast) {
 		there.next, back.next = round*100_000, round*100_000 // the other one goes on counting
 		there.through()
 		back.through()
-		there.pour(20)
-		back.pour(20)
+		there.pour(aside)
+		back.pour(aside)
 		if round > 0 {
 			alice.mustSend(topics("t"), there.signNext()) // the new bob would refuse it: it subscribes to nothing
 			there.pour(1)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/message"
@@ -220,7 +221,11 @@ func (s *stream) arrives(n int) bool {
 func (s *stream) unreachable() {
 	s.from.t.Helper()
 	until(s.from.t, "Send to an agent that is away returns ErrUnreachable", func() bool {
-		return errors.Is(s.send(), transport.ErrUnreachable)
+		if errors.Is(s.send(), transport.ErrUnreachable) {
+			return true
+		}
+		time.Sleep(knock)
+		return false
 	})
 }
 

@@ -2,6 +2,8 @@
 
 package transporttest
 
+import "time"
+
 // Sizes of the tests whose time goes into what is signed, verified and proved.
 const (
 	crowdSize = 1000 // peers that one agent has to serve
@@ -9,4 +11,10 @@ const (
 	burst     = 10   // messages that are sent in a row under load
 	heard     = 50   // messages that have to arrive under load
 	flapped   = 300  // messages that have to arrive over a path that flaps
+	aside     = 20   // messages that show that another path is as it was
+	cuts      = 5    // cuts under load
+	closings  = 5    // agents that close after they have sent
+	hectic    = 500  // frames that have to arrive at full speed
+
+	knock = 2 * time.Millisecond // between messages to an agent that is away, until Send says so
 )

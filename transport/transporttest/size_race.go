@@ -2,12 +2,19 @@
 
 package transporttest
 
+import "time"
+
 // Sizes of the same tests with the race detector, under which each signature and each handshake takes many times as
 // long. What they want of a transport is the same.
 const (
 	crowdSize = 60
-	poured    = 20
+	poured    = 10
+	aside     = 5
 	burst     = 2
 	heard     = 25
 	flapped   = 150
+	cuts      = 2
+	closings  = 2
+	hectic    = 100
+	knock     = 20 * time.Millisecond
 )
