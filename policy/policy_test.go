@@ -189,6 +189,8 @@ func TestParamsThatReadersDisagreeOnAreDenied(t *testing.T) {
 	for name, params := range map[string]string{
 		"given twice":         `{"path": "/srv/out/a", "path": "/etc/passwd"}`,
 		"twice by an escape":  `{"path": "/srv/out/a", "p\u0061th": "/etc/passwd"}`,
+		"twice but for case":  `{"path": "/srv/out/a", "PATH": "/etc/passwd"}`,
+		"twice by a long s":   `{"dest": "/srv/out/a", "deſt": "/etc/passwd"}`,
 		"twice, deeper":       `{"o": [{"a": 1, "a": 2}]}`,
 		"no object":           `["path"]`,
 		"null":                `null`,
