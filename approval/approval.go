@@ -24,6 +24,7 @@ package approval
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/converge-agents/converge/tool"
@@ -132,9 +133,9 @@ const (
 )
 
 // Outcomes returns all outcomes.
-func Outcomes() []Outcome {
-	return []Outcome{PolicyAllowed, PolicyDenied, AllowedBy, DeniedBy, NobodyDecided, CallEnded, NoRoom, NotAsked}
-}
+func Outcomes() []Outcome { return slices.Clone(outcomes[:]) }
+
+var outcomes = [...]Outcome{PolicyAllowed, PolicyDenied, AllowedBy, DeniedBy, NobodyDecided, CallEnded, NoRoom, NotAsked}
 
 // Verdict is what became of one call, for records.
 type Verdict struct {
