@@ -100,23 +100,6 @@ func TestMissingInstructionsNameTheFile(t *testing.T) {
 	}
 }
 
-// A model that answers in one piece says nothing before: that must not end a call that has more time.
-func TestSilenceDoesNotCutShortTheTimeOfACall(t *testing.T) {
-	t.Parallel()
-	for _, test := range []struct {
-		model config.Model
-		want  time.Duration
-	}{
-		{config.Model{Timeout: config.Duration(10 * time.Minute)}, 10 * time.Minute},
-		{config.Model{Timeout: config.Duration(10 * time.Minute), Stream: true}, 0},
-		{config.Model{}, 0},
-	} {
-		if got := network.SilenceOf(test.model); got != test.want {
-			t.Errorf("%+v: %v, want %v", test.model, got, test.want)
-		}
-	}
-}
-
 // A model whose server hangs does not hold up the end of the network.
 func TestHungModelDoesNotHoldUpTheEnd(t *testing.T) {
 	t.Setenv("TALKERS_KEY", "sk-x")
