@@ -62,8 +62,6 @@ var (
 	ErrUnknown = errors.New("no such request")
 	ErrDecided = errors.New("the request has been decided")
 	ErrEnded   = errors.New("the request has ended")
-	ErrRecord  = errors.New("not a valid approval record")
-	ErrForeign = errors.New("the approval record was made with another key")
 )
 
 // State is how far a request has got.
