@@ -81,10 +81,11 @@ func decodeObject(d *json.Decoder, depth int) (any, error) {
 		if _, twice := object[name]; twice {
 			return nil, errTwice
 		}
-		if folded[fold(name)] {
+		alike := fold(name)
+		if folded[alike] {
 			return nil, errCase
 		}
-		folded[fold(name)] = true
+		folded[alike] = true
 		if object[name], err = decode(d, depth+1); err != nil {
 			return nil, err
 		}
