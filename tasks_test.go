@@ -63,15 +63,23 @@ func TestWakerGetsATurnWheneverItWants(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		a := &wakeful{}
+		var more atomic.Bool
+		a.decide = func(converge.Turn) []converge.Decision {
+			if more.Swap(false) {
+				for range 10 {
+					a.wake() // amid a turn, they count as one
+				}
+			}
+			return nil
+		}
 		w.run(w.config(a))
 		time.Sleep(time.Second)
 		for i := range 3 {
-			for range 10 {
-				a.wake() // counts as one
-			}
+			more.Store(true)
+			a.wake()
 			time.Sleep(time.Second)
-			if got := len(a.seen()); got != i+2 {
-				t.Errorf("%d turns after waking it %d times", got, i+1)
+			if got := len(a.seen()); got != 2*i+3 {
+				t.Errorf("%d turns after waking it %d times, and amid a turn each time", got, i+1)
 			}
 		}
 	})

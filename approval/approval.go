@@ -24,6 +24,7 @@ package approval
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/converge-agents/converge/tool"
@@ -61,8 +62,6 @@ var (
 	ErrUnknown = errors.New("no such request")
 	ErrDecided = errors.New("the request has been decided")
 	ErrEnded   = errors.New("the request has ended")
-	ErrRecord  = errors.New("not a valid approval record")
-	ErrForeign = errors.New("the approval record was made with another key")
 )
 
 // State is how far a request has got.
@@ -132,9 +131,9 @@ const (
 )
 
 // Outcomes returns all outcomes.
-func Outcomes() []Outcome {
-	return []Outcome{PolicyAllowed, PolicyDenied, AllowedBy, DeniedBy, NobodyDecided, CallEnded, NoRoom, NotAsked}
-}
+func Outcomes() []Outcome { return slices.Clone(outcomes[:]) }
+
+var outcomes = [...]Outcome{PolicyAllowed, PolicyDenied, AllowedBy, DeniedBy, NobodyDecided, CallEnded, NoRoom, NotAsked}
 
 // Verdict is what became of one call, for records.
 type Verdict struct {

@@ -107,7 +107,7 @@ func (s *Service) enter(ctx context.Context, c *call) (*record, error) {
 		}
 		if old != nil && !old.expired(now) {
 			if !old.proven {
-				return nil, ErrForeign
+				return nil, errForeign
 			}
 			if old.State == Denied || old.covers(c.Taint) {
 				return old, nil

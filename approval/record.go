@@ -122,22 +122,28 @@ func macOf(payload, key []byte) []byte {
 	return h.Sum(nil)
 }
 
+// Why a record in the store does not count: for the log.
+var (
+	errRecord  = errors.New("not a valid approval record")
+	errForeign = errors.New("the approval record was made with another key")
+)
+
 // errNewer says that a record has a version that this program does not know.
 var errNewer = errors.New("it was written by a newer version of the program")
 
 // decodeRecord reads the record that an entry of the store holds, and finds out whether it is proven. Its errors
-// wrap ErrRecord.
+// wrap errRecord.
 func decodeRecord(e store.Entry, key []byte) (*record, error) {
 	payload, mac, err := split(e.Value)
 	if err != nil {
-		return nil, fmt.Errorf("%w at %.80q: %w", ErrRecord, e.Key, err)
+		return nil, fmt.Errorf("%w at %.80q: %w", errRecord, e.Key, err)
 	}
 	r, err := parseRecord(payload)
 	if err == nil && r.key() != e.Key {
 		err = errors.New("it belongs to another call")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w at %.80q: %w", ErrRecord, e.Key, err)
+		return nil, fmt.Errorf("%w at %.80q: %w", errRecord, e.Key, err)
 	}
 	r.revision, r.proven = e.Revision, hmac.Equal(mac, macOf(payload, key))
 	return r, nil

@@ -59,7 +59,7 @@ func TestRecordsThatNobodyWritesAreRefused(t *testing.T) {
 		"more at the end": {Key: sample().key(), Value: append(sample().seal(key), 0)},
 		"cut":             {Key: sample().key(), Value: sample().seal(key)[:100]},
 	} {
-		if _, err := decodeRecord(e, key); !errors.Is(err, ErrRecord) {
+		if _, err := decodeRecord(e, key); !errors.Is(err, errRecord) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -77,7 +77,7 @@ func TestRecordsThatNobodyWritesAreRefused(t *testing.T) {
 	} {
 		r := sample()
 		change(r)
-		if _, err := decodeRecord(entry(r), key); !errors.Is(err, ErrRecord) {
+		if _, err := decodeRecord(entry(r), key); !errors.Is(err, errRecord) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -68,8 +68,6 @@ type Service struct {
 
 var _ tool.Approver = (*Service)(nil)
 
-var outcomes = [...]Outcome{PolicyAllowed, PolicyDenied, AllowedBy, DeniedBy, NobodyDecided, CallEnded, NoRoom, NotAsked}
-
 // New makes a service and starts nothing.
 func New(c Config) (*Service, error) {
 	if c.Store == nil {

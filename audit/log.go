@@ -195,7 +195,8 @@ func (l *Log) wake() {
 }
 
 // Sync returns when the receipt with that number is on the disk and under a signed checkpoint. Those who wait
-// at the same time share one. The error is nil, [ErrBroken], [ErrClosed] or ctx's cause.
+// at the same time share one. The error is nil, [ErrInvalid] for a number that no receipt has yet, [ErrBroken] or ctx's
+// cause.
 func (l *Log) Sync(ctx context.Context, seq uint64) error {
 	l.mu.Lock()
 	if seq > l.seq {

@@ -80,7 +80,7 @@ func (n *Number) UnmarshalText(text []byte) error {
 type Budget struct {
 	Calls     int    `key:"calls"`      // of the model
 	Tokens    int    `key:"tokens"`     // in and out
-	ToolCalls int    `key:"tool_calls"` //
+	ToolCalls int    `key:"tool_calls"` // that the model asks for and that are let through
 	Cost      Number `key:"cost"`       // in the currency of the model's price. Default: no bound
 }
 

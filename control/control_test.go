@@ -353,3 +353,42 @@ func TestHangingConnectionsAreBounded(t *testing.T) {
 		}
 	}
 }
+
+func TestConnectionsEndWhenTheListenerFails(t *testing.T) {
+	dir := shortDir(t)
+	s, err := memory.New(memory.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	approvals, err := approval.New(approval.Config{Store: s, Policy: policy.BuiltIn(), Logger: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := control.Listen(control.Config{Dir: dir, Approvals: approvals, Logger: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Run(context.Background()) }()
+	conn, err := net.Dial("unix", filepath.Join(dir, control.SocketName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(2 * time.Second)) // idle connections are ended much later
+	if _, err := io.WriteString(conn, "GET /v1/approvals HTTP/1.1\r\nHost: control\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err == nil {
+		t.Error("Run does not tell that its listener has failed")
+	}
+	if _, err := io.Copy(io.Discard, conn); err != nil {
+		t.Errorf("the connection goes on: %v", err)
+	}
+}

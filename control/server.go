@@ -76,6 +76,7 @@ func (s *Server) Run(ctx context.Context) error {
 	var err error
 	select {
 	case err = <-served:
+		_ = server.Close() // those that are being served; the listener has failed
 	case <-ctx.Done():
 		err = shutdown(server)
 		<-served

@@ -285,7 +285,7 @@ func (l *ledger) forget(key string) {
 	l.changed = true
 }
 
-// day returns the use of today.
+// usedToday returns the use of today.
 func (l *ledger) usedToday() Use {
 	l.mu.Lock()
 	defer l.mu.Unlock()

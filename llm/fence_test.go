@@ -27,9 +27,12 @@ func checkFence(t interface{ Errorf(string, ...any) }, fenced string) (inside st
 		t.Errorf("a mark of a fence within: %q", inside)
 	}
 	for _, c := range inside {
-		if isHidden(c) || c == utf8.RuneError && !strings.ContainsRune(inside, '\uFFFD') {
+		if isHidden(c) {
 			t.Errorf("a character that does not show within: %U", c)
 		}
+	}
+	if !utf8.ValidString(inside) {
+		t.Errorf("not UTF-8 within: %q", inside)
 	}
 	return inside
 }

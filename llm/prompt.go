@@ -92,7 +92,7 @@ func isText(m *message.Message) bool {
 	return isKnown && strings.ToValidUTF8(string(m.Body()), "") == string(m.Body())
 }
 
-// The texts of the functions that every model has.
+// The names of the functions that models have besides tools.
 const (
 	sendMessage = "send_message"
 	submitTask  = "submit_task"

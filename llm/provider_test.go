@@ -413,6 +413,9 @@ func TestEndpointsThatAreRefused(t *testing.T) {
 			t.Errorf("%s: %v", url, err)
 		}
 	}
+	if err := (llm.Endpoint{BaseURL: "http://models.example.org/v1", Key: llm.NewKey(testKey), PlaintextUnsafe: true}).Check(); err != nil {
+		t.Errorf("in the clear, as asked for: %v", err)
+	}
 	for _, url := range []string{"http://127.0.0.1:1/v1", "http://[::1]:1/v1", "http://localhost/v1", "https://models.example.org/v1"} {
 		if _, err := openai.New(openai.Config{Model: "m", Endpoint: llm.Endpoint{BaseURL: url, Key: llm.NewKey(testKey)}}); err != nil {
 			t.Errorf("%s: %v", url, err)

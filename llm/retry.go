@@ -66,8 +66,8 @@ func (r Retry) Do(ctx context.Context, ask func(attempt int) (Response, error)) 
 		case bounded && time.Until(deadline) <= pause:
 			return Response{}, fmt.Errorf("%w; no time is left to try again in %v", err, pause.Round(time.Millisecond))
 		}
-		if err := sleep(ctx, pause); err != nil {
-			return Response{}, err
+		if cause := sleep(ctx, pause); cause != nil {
+			return Response{}, &Error{Provider: failed.Provider, Reason: ErrCancelled, Err: cause}
 		}
 	}
 }
@@ -84,6 +84,7 @@ func (r Retry) pause(attempt int, server time.Duration) time.Duration {
 	return pause/2 + rand.N(pause/2+1)
 }
 
+// sleep returns why ctx has ended, if it does before the time is over.
 func sleep(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -91,6 +92,6 @@ func sleep(ctx context.Context, d time.Duration) error {
 	case <-timer.C:
 		return nil
 	case <-ctx.Done():
-		return &Error{Provider: "model", Reason: ErrCancelled, Err: context.Cause(ctx)}
+		return context.Cause(ctx)
 	}
 }

@@ -101,8 +101,8 @@ func exchangeReceipt(e llm.Exchange) audit.Receipt {
 // llm.Config.
 func recordJournal(model string, runtime func() *converge.Runtime) func([]byte) {
 	return func(content []byte) {
-		if r := runtime(); r != nil {
-			r.Record(audit.Receipt{
+		if r := runtime(); r != nil { // if the log is broken, the runtime carries out nothing of the turn
+			_, _ = r.Record(audit.Receipt{
 				Kind: audit.KindModel, Action: model, Outcome: "taken", Reason: "what a turn went by besides what it was shown", Content: content,
 			})
 		}

@@ -49,13 +49,22 @@ func newModel(m config.Model) (model, error) {
 	if err != nil {
 		return nil, err
 	}
-	endpoint := llm.Endpoint{BaseURL: m.BaseURL, Key: key}
+	endpoint := llm.Endpoint{BaseURL: m.BaseURL, Key: key, Silence: silenceOf(m)}
 	if m.Provider == config.ProviderAnthropic {
 		p, err := anthropic.New(anthropic.Config{Model: m.Model, Endpoint: endpoint})
 		return p, inSection(err)
 	}
 	p, err := openai.New(openai.Config{Model: m.Model, Endpoint: endpoint})
 	return p, inSection(err)
+}
+
+// silenceOf returns how long a server may say nothing: for the whole time of a call if it answers in one piece. 0 is the
+// default.
+func silenceOf(m config.Model) time.Duration {
+	if m.Stream {
+		return 0
+	}
+	return time.Duration(m.Timeout)
 }
 
 // inSection is an error that goes after the name of a section.

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -16,6 +18,7 @@ var (
 	errUTF8   = errors.New("they are not UTF-8")
 	errObject = errors.New("they are not a JSON object")
 	errTwice  = errors.New("a property is given twice")
+	errCase   = errors.New("two properties differ only in case, and some readers take them for one")
 	errDepth  = fmt.Errorf("they are nested more than %d levels deep", MaxDepth)
 	errNumber = errors.New("a number is out of range")
 )
@@ -68,7 +71,7 @@ func decode(d *json.Decoder, depth int) (any, error) {
 }
 
 func decodeObject(d *json.Decoder, depth int) (any, error) {
-	object := map[string]any{}
+	object, folded := map[string]any{}, map[string]bool{}
 	for d.More() {
 		token, err := d.Token()
 		name, ok := token.(string)
@@ -78,12 +81,31 @@ func decodeObject(d *json.Decoder, depth int) (any, error) {
 		if _, twice := object[name]; twice {
 			return nil, errTwice
 		}
+		alike := fold(name)
+		if folded[alike] {
+			return nil, errCase
+		}
+		folded[alike] = true
 		if object[name], err = decode(d, depth+1); err != nil {
 			return nil, err
 		}
 	}
 	_, err := d.Token()
 	return object, err
+}
+
+// fold returns the same for names that are the same but for case, as encoding/json compares them, by which many tools
+// read their params.
+func fold(name string) string {
+	return strings.Map(func(c rune) rune {
+		for {
+			next := unicode.SimpleFold(c)
+			if next <= c { // the first one of those that are the same
+				return next
+			}
+			c = next
+		}
+	}, name)
 }
 
 func decodeArray(d *json.Decoder, depth int) (any, error) {

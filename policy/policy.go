@@ -20,7 +20,7 @@
 // (lowerAscii, split, replace, …).
 //
 // Everything that is in doubt is denied: a list without rules, a call that no rule matches, params that
-// two readers could understand differently, and a condition whose evaluation ends in an error, as that of
+// two readers could understand differently (a property given twice, or two that differ only in case), and a condition whose evaluation ends in an error, as that of
 // params.path does if there is no such parameter, or takes too much. So has(params.path) comes before
 // params.path where a parameter may be missing.
 package policy

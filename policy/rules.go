@@ -104,11 +104,6 @@ func (r *Rules) Len() int {
 	return len(r.rules)
 }
 
-// Asks reports whether some rule asks.
-func (r *Rules) Asks() bool {
-	return r != nil && slices.ContainsFunc(r.rules, func(c compiled) bool { return c.Then == Ask })
-}
-
 func (r Rule) check() *Error {
 	switch {
 	case !slices.Contains(Actions(), r.Then):

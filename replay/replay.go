@@ -101,7 +101,9 @@ func (d *Difference) String() string {
 
 var errDiffers = errors.New("it differs")
 
-// Run replays an agent from the files of a log, up to the first difference.
+// Run replays an agent from the files of a log, up to the first difference, which is no error. Its errors wrap
+// [ErrNoAgent], [ErrNotRecorded], ctx's cause, the error of Config.Agent or Config.Observe, or are those of
+// [audit.Verify]; the summary then says how far it came.
 func Run(ctx context.Context, c Config, files ...string) (Summary, error) {
 	switch {
 	case c.Agent == nil:

@@ -164,7 +164,7 @@ func TestFirstDifferenceIsTold(t *testing.T) {
 		"one decision more": {func(d []converge.Decision) []converge.Decision {
 			return append(d, converge.LeavePool{Pool: "painters"})
 		}, 1, "", "painters"},
-		"taint": {func(d []converge.Decision) []converge.Decision {
+		"another priority": {func(d []converge.Decision) []converge.Decision {
 			if sub, is := first(d).(converge.SubmitTask); is {
 				sub.Spec.Priority = 7
 				d[0] = sub

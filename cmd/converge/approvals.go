@@ -113,7 +113,7 @@ until the time of the first is over.`
 
 The first decision counts. Exit status: 0 if all decisions count; 1 if one comes too late, or there
 is no such call.`,
-		Args: ids,
+		Args: some("ID"),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			if len(f.note) > approval.MaxNote || len(f.as) > approval.MaxBy {
 				return usageError(cmd, fmt.Errorf("--note has at most %d bytes, and --as %d", approval.MaxNote, approval.MaxBy))
@@ -134,13 +134,6 @@ is no such call.`,
 	cmd.Flags().StringVar(&f.note, "note", "", "`text` for the agent and for the records")
 	cmd.Flags().StringVar(&f.as, "as", "", "`name` of who decides, for the records, beside the user's")
 	return cmd
-}
-
-func ids(_ *cobra.Command, given []string) error {
-	if len(given) == 0 {
-		return errors.New("ID is missing")
-	}
-	return nil
 }
 
 // desk is where decisions are made: at a network that runs, or at the store.

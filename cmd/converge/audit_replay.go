@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -32,7 +33,7 @@ Hosts cannot.`,
 			if agent == "" {
 				return usageError(cmd, fmt.Errorf("--agent is missing"))
 			}
-			c, err := config.Load(file, config.Options{Vars: vars})
+			c, err := config.Load(file, config.Options{Vars: vars, Environ: os.Environ()})
 			if err != nil {
 				return err
 			}

@@ -48,10 +48,14 @@ printed below the first of them, and elsewhere only named. Of large traces, the 
 
 // isOf returns what tells whether a receipt is meant by an ID.
 func isOf(id string) func(*audit.Entry) bool {
-	seq, err := strconv.ParseUint(strings.TrimPrefix(id, "#"), 10, 64)
+	digits, onlyNumber := strings.CutPrefix(id, "#")
+	seq, err := strconv.ParseUint(digits, 10, 64)
 	isNumber := err == nil && seq > 0
 	return func(e *audit.Entry) bool {
-		return isNumber && e.Seq == seq || id != "" && e.Subject == id || len(id) >= minPrefix && !isNumber && strings.HasPrefix(e.Subject, id)
+		if isNumber && e.Seq == seq {
+			return true
+		}
+		return id != "" && !onlyNumber && (e.Subject == id || len(id) >= minPrefix && strings.HasPrefix(e.Subject, id))
 	}
 }
 

@@ -138,7 +138,10 @@ func newError(err error, depth int) *Error {
 	e := &Error{Text: clip(err.Error())}
 	collect(err, &e.Wraps, maxDepth)
 	if t, ok := errors.AsType[*tool.Error](err); ok {
-		e.Tool, e.Reason, e.Details = t.Tool, t.Reason.Error(), newError(t.Err, depth-1)
+		e.Tool, e.Details = t.Tool, newError(t.Err, depth-1)
+		if t.Reason != nil { // tools may make such errors too, and leave it out
+			e.Reason = clip(t.Reason.Error())
+		}
 	}
 	return e
 }
