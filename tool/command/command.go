@@ -34,8 +34,8 @@
 // Between the check of a path and its use by the program, whoever may write to the directory can change what
 // is there, though it leads to nothing that is not granted; only StdinFile, which is opened here, is safe from that.
 //
-// It works on Unix, and without the sandbox where that is not Linux. Where the kernel is not Linux, processes in the background that keep the standard
-// output open after the leader's exit make the call fail instead of being ended in time.
+// It works on Unix. Where the kernel is not Linux, there is no sandbox, and processes in the background that keep
+// the standard output open after the leader's exit make the call fail instead of being ended in time.
 package command
 
 import (
@@ -368,10 +368,11 @@ func (t *Tool) start(ctx context.Context, values map[string]string) (stdout []by
 		defer file.Close()
 		p.stdin = file
 	}
-	own, err := os.MkdirTemp("", "converge-tool-")
-	if err == nil {
-		own, err = filepath.EvalSymlinks(own) // of the folder that it is in
+	temp, err := filepath.EvalSymlinks(os.TempDir()) // the sandbox follows no links
+	if err != nil {
+		return nil, fmt.Errorf("make the working directory: %w", err)
 	}
+	own, err := os.MkdirTemp(temp, "converge-tool-")
 	if err != nil {
 		return nil, fmt.Errorf("make the working directory: %w", err)
 	}
