@@ -57,7 +57,7 @@ func unless(k uint32, block ...unix.SockFilter) []unix.SockFilter {
 }
 
 // filter lets all calls pass but those that make sockets of other families, and those to io_uring, which makes
-// sockets without a call. Pairs of datagram sockets can send to others, so they count as sockets.
+// sockets without a call.
 func (a arch) filter(network, unixSockets bool) []unix.SockFilter {
 	f := append([]unix.SockFilter{load(atArch)}, unless(a.native, a.foreign()...)...)
 	f = append(f, load(atCall))
@@ -65,16 +65,26 @@ func (a arch) filter(network, unixSockets bool) []unix.SockFilter {
 		f = append(f, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K, Jf: 1, K: x32}, verdict(deny))
 	}
 	f = append(f, when(unix.SYS_IO_URING_SETUP, deny)...)
-	if !unixSockets {
-		pairs := []unix.SockFilter{load(atSecond), {Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: 0xf}}
-		pairs = append(append(pairs, when(unix.SOCK_DGRAM, deny)...), verdict(pass))
-		f = append(f, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: uint8(len(pairs)), K: unix.SYS_SOCKETPAIR})
-		f = append(f, pairs...)
-	}
+	p := pairs(unixSockets)
+	f = append(f, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: uint8(len(p)), K: unix.SYS_SOCKETPAIR})
+	f = append(f, p...)
 	f = append(append(f, unless(unix.SYS_SOCKET, verdict(pass))...), load(atFirst))
 	for _, family := range families(network, unixSockets) {
 		f = append(f, when(family, pass)...)
 	}
+	return append(f, verdict(deny))
+}
+
+// pairs ends with the verdict on a pair of sockets. Pairs of this machine's are fine if they can send to nobody but each
+// other: streams and packets in sequence. Datagrams, and what the kernel makes datagrams of (SOCK_RAW), go anywhere.
+func pairs(unixSockets bool) []unix.SockFilter {
+	f := append([]unix.SockFilter{load(atFirst)}, unless(unix.AF_UNIX, verdict(deny))...)
+	if unixSockets {
+		return append(f, verdict(pass))
+	}
+	const kinds = 0xf // the rest are flags
+	f = append(f, load(atSecond), unix.SockFilter{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: kinds})
+	f = append(append(f, when(unix.SOCK_STREAM, pass)...), when(unix.SOCK_SEQPACKET, pass)...)
 	return append(f, verdict(deny))
 }
 
