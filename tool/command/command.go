@@ -20,7 +20,7 @@
 //
 //   - They read and execute the files of the system, Dir, the directories of Paths, and what is granted, and
 //     write to the working directory of the call and what is granted. Nothing else, whoever the user is.
-//   - They have no network, reach no socket of this machine, and signal no process outside.
+//   - They have no network, reach no socket of this machine, signal no process outside, and set no limits of it.
 //   - They gain no privileges: set-user-ID bits have no effect, and root has no capabilities but those over files.
 //   - Processor time, memory, size of files, descriptors and processes are limited.
 //   - They die when this process does, whatever ended it.

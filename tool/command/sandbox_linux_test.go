@@ -58,6 +58,10 @@ var attacks = map[string]func(args []string) error{
 	"raise": func([]string) error {
 		return unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1 << 16, Max: 1 << 16})
 	},
+	"starve": func(args []string) error {
+		pid, _ := strconv.Atoi(args[0])
+		return unix.Prlimit(pid, unix.RLIMIT_CPU, &unix.Rlimit{Cur: 1, Max: 1}, nil) // then the kernel kills it
+	},
 	"memory": func([]string) error {
 		_, err := unix.Mmap(-1, 0, 1<<30, unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 		return err
@@ -442,6 +446,8 @@ func TestProgramCannotTouchOtherProcesses(t *testing.T) {
 	proc := func(c *command.Config) { c.Read = []string{"/proc"} } // even then
 	expect(t, attack(t, proc, "kill", pid), "operation not permitted", "kill")
 	expect(t, attack(t, proc, "ptrace", pid), "operation not permitted", "ptrace")
+	expect(t, attack(t, proc, "starve", pid), denied, "starve")
+	expect(t, attack(t, proc, "starve", "0"), "done", "starve itself")
 	expect(t, attack(t, proc, "environ", strconv.Itoa(os.Getpid())), denied, "environment of this process")
 }
 
