@@ -126,13 +126,8 @@ func (k checker) mcpTransport(key string, m MCP) {
 	default:
 		k.notWith(key, "command", "token", "headers")
 	}
-	for name, paths := range map[string][]string{"read": m.Read, "write": m.Write} {
-		for i, path := range paths {
-			if path == "" {
-				k.bad(item(child(key, name), i), `"." is the current directory`, "want a file or a folder")
-			}
-		}
-	}
+	k.grants(child(key, "read"), m.Read)
+	k.grants(child(key, "write"), m.Write)
 	if m.UnsafeNoSandbox {
 		k.notWith(key, "unsafe_no_sandbox", "read", "write", "network", "unix_sockets")
 	}

@@ -61,20 +61,13 @@ func (k checker) command(key string, t Tool) {
 }
 
 func (k checker) sandbox(key string, s Sandbox) {
-	for name, paths := range map[string][]string{"read": s.Read, "write": s.Write} {
-		for i, path := range paths {
-			if path == "" {
-				k.bad(item(child(key, name), i), `"." is the current directory`, "want a file or a folder")
-			}
-		}
-	}
+	k.grants(child(key, "read"), s.Read)
+	k.grants(child(key, "write"), s.Write)
 	limits := child(key, "limits")
 	k.notNegative(child(limits, "cpu"), s.Limits.CPU)
-	for name, size := range map[string]Size{"memory": s.Limits.Memory, "address_space": s.Limits.AddressSpace, "file_size": s.Limits.FileSize} {
-		if size < 0 {
-			k.bad(child(limits, name), "", "want a size that is not negative, not %s", size)
-		}
-	}
+	k.sizeNotNegative(child(limits, "memory"), s.Limits.Memory)
+	k.sizeNotNegative(child(limits, "address_space"), s.Limits.AddressSpace)
+	k.sizeNotNegative(child(limits, "file_size"), s.Limits.FileSize)
 	k.atLeast(child(limits, "open_files"), s.Limits.OpenFiles, 0)
 	k.atLeast(child(limits, "processes"), s.Limits.Processes, 0)
 	if !s.UnsafeNoSandbox {
@@ -84,5 +77,20 @@ func (k checker) sandbox(key string, s Sandbox) {
 		if k.origin.given(child(key, name)) {
 			k.bad(child(key, name), "leave one of them out", "not together with unsafe_no_sandbox")
 		}
+	}
+}
+
+// grants checks what a program is granted.
+func (k checker) grants(key string, paths []string) {
+	for i, path := range paths {
+		if path == "" {
+			k.bad(item(key, i), `"." is the current directory`, "want a file or a folder")
+		}
+	}
+}
+
+func (k checker) sizeNotNegative(key string, size Size) {
+	if size < 0 {
+		k.bad(key, "", "want a size that is not negative, not %s", size)
 	}
 }

@@ -182,11 +182,5 @@ type served struct {
 
 // Run implements [tool.Tool].
 func (t *served) Run(ctx context.Context, params json.RawMessage) (tool.Output, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer context.AfterFunc(t.network.aborted, func() { cancel(context.Cause(t.network.aborted)) })()
-	began := time.Now()
-	output, err := t.Tool.Run(ctx, params)
-	t.network.log.Debug("tool has run", "tool", t.Name(), "took", time.Since(began), "ok", err == nil)
-	return output, err
+	return t.network.runTool(ctx, t.Tool, params)
 }

@@ -146,14 +146,20 @@ type configured struct {
 
 // Run implements [tool.Tool].
 func (t *configured) Run(ctx context.Context, params json.RawMessage) (tool.Output, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer context.AfterFunc(t.network.aborted, func() { cancel(context.Cause(t.network.aborted)) })()
-	began := time.Now()
-	output, err := t.described.Run(ctx, params)
-	t.network.log.Debug("tool has run", "tool", t.Name(), "took", time.Since(began), "ok", err == nil)
+	output, err := t.network.runTool(ctx, t.described, params)
 	if exit, failed := errors.AsType[*command.ExitError](err); failed && t.logStderr {
 		t.network.log.Warn("tool failed", "tool", t.Name(), "error", exit, "stderr", exit.Stderr)
 	}
+	return output, err
+}
+
+// runTool runs a tool until it ends or Abort is called.
+func (n *Network) runTool(ctx context.Context, t tool.Tool, params json.RawMessage) (tool.Output, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(n.aborted, func() { cancel(context.Cause(n.aborted)) })()
+	began := time.Now()
+	output, err := t.Run(ctx, params)
+	n.log.Debug("tool has run", "tool", t.Name(), "took", time.Since(began), "ok", err == nil)
 	return output, err
 }

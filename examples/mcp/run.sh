@@ -47,7 +47,7 @@ grep '^converge: ' "$work/refused.log"
 [ "$status" -eq 1 ]
 grep -q '^converge: task failed: read_outside: .*Access denied' "$work/refused.log"
 grep -q '^converge: task failed: write: tool fs.write_file: not approved' "$work/refused.log"
-! grep -q 'not for agents' "$work/refused"
+if grep 'not for agents' "$work/refused" >&2; then exit 1; fi
 [ ! -e "$work/files/written.txt" ]
 
 status=0

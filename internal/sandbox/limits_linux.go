@@ -12,7 +12,7 @@ func (l Limits) enforce(pid int) error {
 	if running, err := awaitStop(pid); err != nil || !running {
 		return err // that it has been killed shows when it is waited for
 	}
-	if err := l.set(pid); err != nil {
+	if err := l.setElsewhere(pid); err != nil {
 		return err
 	}
 	if err := unix.PtraceDetach(pid); err != nil && !errors.Is(err, unix.ESRCH) { // killed meanwhile
@@ -32,6 +32,13 @@ func awaitStop(pid int) (stopped bool, err error) {
 			return info.Code == cldTrapped || info.Code == cldStopped, err
 		}
 	}
+}
+
+// setElsewhere is set for a thread that may change no limits but its own any more.
+func (l Limits) setElsewhere(pid int) error {
+	done := make(chan error)
+	go func() { done <- l.set(pid) }()
+	return <-done
 }
 
 func (l Limits) set(pid int) error {

@@ -15,13 +15,14 @@ type arch struct {
 	native uint32
 	old    uint32   // 0 if there is none
 	calls  []uint32 // of the old kind, that make sockets or queues that do
+	limits uint32   // prlimit64 of the old kind
 }
 
 var arches = map[string]arch{
-	"amd64":   {unix.AUDIT_ARCH_X86_64, unix.AUDIT_ARCH_I386, []uint32{102, 359, 360, 425}}, // socketcall, socket, socketpair, io_uring_setup
-	"arm64":   {unix.AUDIT_ARCH_AARCH64, unix.AUDIT_ARCH_ARM, []uint32{102, 281, 288, 425}},
-	"riscv64": {unix.AUDIT_ARCH_RISCV64, 0, nil},
-	"loong64": {unix.AUDIT_ARCH_LOONGARCH64, 0, nil},
+	"amd64":   {unix.AUDIT_ARCH_X86_64, unix.AUDIT_ARCH_I386, []uint32{102, 359, 360, 425}, 340}, // socketcall, socket, socketpair, io_uring_setup
+	"arm64":   {unix.AUDIT_ARCH_AARCH64, unix.AUDIT_ARCH_ARM, []uint32{102, 281, 288, 425}, 369},
+	"riscv64": {unix.AUDIT_ARCH_RISCV64, 0, nil, 0},
+	"loong64": {unix.AUDIT_ARCH_LOONGARCH64, 0, nil, 0},
 }
 
 // Offsets in the kernel's struct seccomp_data, on processors that put the low byte first.
@@ -56,8 +57,13 @@ func unless(k uint32, block ...unix.SockFilter) []unix.SockFilter {
 	return append([]unix.SockFilter{{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: uint8(len(block)), K: k}}, block...)
 }
 
+// in goes through the block if what was loaded is k. The block ends with a verdict.
+func in(k uint32, block ...unix.SockFilter) []unix.SockFilter {
+	return append([]unix.SockFilter{{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: uint8(len(block)), K: k}}, block...)
+}
+
 // filter lets all calls pass but those that make sockets of other families, and those to io_uring, which makes
-// sockets without a call. Pairs of datagram sockets can send to others, so they count as sockets.
+// sockets without a call, and those that set the limits of other processes: one with no processor time left is killed.
 func (a arch) filter(network, unixSockets bool) []unix.SockFilter {
 	f := append([]unix.SockFilter{load(atArch)}, unless(a.native, a.foreign()...)...)
 	f = append(f, load(atCall))
@@ -65,16 +71,30 @@ func (a arch) filter(network, unixSockets bool) []unix.SockFilter {
 		f = append(f, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K, Jf: 1, K: x32}, verdict(deny))
 	}
 	f = append(f, when(unix.SYS_IO_URING_SETUP, deny)...)
-	if !unixSockets {
-		pairs := []unix.SockFilter{load(atSecond), {Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: 0xf}}
-		pairs = append(append(pairs, when(unix.SOCK_DGRAM, deny)...), verdict(pass))
-		f = append(f, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: uint8(len(pairs)), K: unix.SYS_SOCKETPAIR})
-		f = append(f, pairs...)
-	}
+	f = append(f, in(unix.SYS_PRLIMIT64, own()...)...)
+	f = append(f, in(unix.SYS_SOCKETPAIR, pairs(unixSockets)...)...)
 	f = append(append(f, unless(unix.SYS_SOCKET, verdict(pass))...), load(atFirst))
 	for _, family := range families(network, unixSockets) {
 		f = append(f, when(family, pass)...)
 	}
+	return append(f, verdict(deny))
+}
+
+// own ends with the verdict on a call whose first argument is a process, 0 being the caller.
+func own() []unix.SockFilter {
+	return append(append([]unix.SockFilter{load(atFirst)}, when(0, pass)...), verdict(deny))
+}
+
+// pairs ends with the verdict on a pair of sockets. Pairs of this machine's are fine if they can send to nobody but each
+// other: streams and packets in sequence. Datagrams, and what the kernel makes datagrams of (SOCK_RAW), go anywhere.
+func pairs(unixSockets bool) []unix.SockFilter {
+	f := append([]unix.SockFilter{load(atFirst)}, unless(unix.AF_UNIX, verdict(deny))...)
+	if unixSockets {
+		return append(f, verdict(pass))
+	}
+	const kinds = 0xf // the rest are flags
+	f = append(f, load(atSecond), unix.SockFilter{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: kinds})
+	f = append(append(f, when(unix.SOCK_STREAM, pass)...), when(unix.SOCK_SEQPACKET, pass)...)
 	return append(f, verdict(deny))
 }
 
@@ -86,6 +106,7 @@ func (a arch) foreign() []unix.SockFilter {
 	for _, call := range a.calls {
 		f = append(f, when(call, deny)...)
 	}
+	f = append(f, in(a.limits, own()...)...)
 	return append(f, verdict(pass))
 }
 

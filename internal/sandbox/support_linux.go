@@ -92,7 +92,7 @@ func tryLimits() error {
 		err = errors.New("a program did not stop at its start")
 	}
 	if err == nil {
-		err = Limits{OpenFiles: 64}.set(cmd.Process.Pid)
+		err = Limits{OpenFiles: 64}.setElsewhere(cmd.Process.Pid)
 	}
 	return errors.Join(err, end(cmd))
 }

@@ -20,7 +20,7 @@
 //
 //   - They read and execute the files of the system, Dir, the directories of Paths, and what is granted, and
 //     write to the working directory of the call and what is granted. Nothing else, whoever the user is.
-//   - They have no network, reach no socket of this machine, and signal no process outside.
+//   - They have no network, reach no socket of this machine, signal no process outside, and set no limits of it.
 //   - They gain no privileges: set-user-ID bits have no effect, and root has no capabilities but those over files.
 //   - Processor time, memory, size of files, descriptors and processes are limited.
 //   - They die when this process does, whatever ended it.
@@ -34,8 +34,8 @@
 // Between the check of a path and its use by the program, whoever may write to the directory can change what
 // is there, though it leads to nothing that is not granted; only StdinFile, which is opened here, is safe from that.
 //
-// It works on Unix, and without the sandbox where that is not Linux. Where the kernel is not Linux, processes in the background that keep the standard
-// output open after the leader's exit make the call fail instead of being ended in time.
+// It works on Unix. Where the kernel is not Linux, there is no sandbox, and processes in the background that keep
+// the standard output open after the leader's exit make the call fail instead of being ended in time.
 package command
 
 import (
@@ -368,10 +368,11 @@ func (t *Tool) start(ctx context.Context, values map[string]string) (stdout []by
 		defer file.Close()
 		p.stdin = file
 	}
-	own, err := os.MkdirTemp("", "converge-tool-")
-	if err == nil {
-		own, err = filepath.EvalSymlinks(own) // of the folder that it is in
+	temp, err := filepath.EvalSymlinks(os.TempDir()) // the sandbox follows no links
+	if err != nil {
+		return nil, fmt.Errorf("make the working directory: %w", err)
 	}
+	own, err := os.MkdirTemp(temp, "converge-tool-")
 	if err != nil {
 		return nil, fmt.Errorf("make the working directory: %w", err)
 	}

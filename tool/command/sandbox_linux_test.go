@@ -41,7 +41,14 @@ var attacks = map[string]func(args []string) error{
 	"ptrace":   func(args []string) error { pid, _ := strconv.Atoi(args[0]); return unix.PtraceAttach(pid) },
 	"dial":     func(args []string) error { return dial(args[0], args[1]) },
 	"listen":   func(args []string) error { return listen(args[0], args[1]) },
-	"datagram": func(args []string) error { return datagram(args[0]) },
+	"datagram": func(args []string) error { return datagram(args[0], unix.SOCK_DGRAM) },
+	"raw":      func(args []string) error { return datagram(args[0], unix.SOCK_RAW) },
+	"pair": func([]string) error {
+		_, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		return err
+	},
+	"packets": func([]string) error { _, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET, 0); return err },
+	"tipc":    func([]string) error { _, err := unix.Socketpair(unix.AF_TIPC, unix.SOCK_RDM, 0); return err },
 	"ring": func([]string) error {
 		_, _, errno := syscall.Syscall(unix.SYS_IO_URING_SETUP, 1, 0, 0)
 		return toErr(errno)
@@ -50,6 +57,10 @@ var attacks = map[string]func(args []string) error{
 	"packet":  func([]string) error { _, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0); return err },
 	"raise": func([]string) error {
 		return unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1 << 16, Max: 1 << 16})
+	},
+	"starve": func(args []string) error {
+		pid, _ := strconv.Atoi(args[0])
+		return unix.Prlimit(pid, unix.RLIMIT_CPU, &unix.Rlimit{Cur: 1, Max: 1}, nil) // then the kernel kills it
 	},
 	"memory": func([]string) error {
 		_, err := unix.Mmap(-1, 0, 1<<30, unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
@@ -94,9 +105,10 @@ func listen(network, address string) error {
 	return err
 }
 
-// datagram sends to a socket of this machine from one of a pair, for which no socket is to be made.
-func datagram(path string) error {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM, 0)
+// datagram sends to a socket of this machine from one of a pair, for which no socket is to be made. Raw sockets of this
+// machine are datagram sockets by another name.
+func datagram(path string, kind int) error {
+	pair, err := unix.Socketpair(unix.AF_UNIX, kind, 0)
 	if err != nil {
 		return err
 	}
@@ -168,15 +180,14 @@ func attack(t *testing.T, change func(*command.Config), args ...string) string {
 	return list(t, newTool(t, c), nil)[0]
 }
 
-// needs fails the test where the kernel offers a protection no more than it should, and skips it where an old
-// kernel cannot; with CONVERGE_REQUIRE_SERVICES it never skips.
+// needs skips the test where the kernel does not offer a protection, and fails it there if CONVERGE_REQUIRE_SERVICES is 1.
 func needs(t *testing.T, names ...string) {
 	t.Helper()
 	for _, p := range newTool(t, helperConfig(t, "attack", "noop")).Protections() {
 		if !slices.Contains(names, p.Name) || p.InForce {
 			continue
 		}
-		if os.Getenv("CONVERGE_REQUIRE_SERVICES") != "" {
+		if os.Getenv("CONVERGE_REQUIRE_SERVICES") == "1" {
 			t.Fatalf("not in force: %s", p)
 		}
 		t.Skipf("not in force: %s", p)
@@ -397,6 +408,10 @@ func TestProgramHasNoNetwork(t *testing.T) {
 		{reach, []string{"listen", "tcp", "127.0.0.1:0"}, denied},
 		{reach, []string{"dial", "unix", path}, denied},
 		{reach, []string{"datagram", path + "2"}, denied},
+		{reach, []string{"raw", path + "2"}, denied},
+		{reach, []string{"tipc"}, denied},
+		{reach, []string{"pair"}, "done"},
+		{reach, []string{"packets"}, "done"},
 		{reach, []string{"listen", "unix", path + "3"}, denied},
 		{reach, []string{"dial", "unix", "@abstract"}, denied},
 		{reach, []string{"netlink"}, denied},
@@ -407,9 +422,12 @@ func TestProgramHasNoNetwork(t *testing.T) {
 		{network, []string{"listen", "tcp", "127.0.0.1:0"}, "done"},
 		{network, []string{"dial", "unix", path}, denied},
 		{network, []string{"datagram", path + "2"}, denied},
+		{network, []string{"raw", path + "2"}, denied},
 		{network, []string{"packet"}, denied},
 		{sockets, []string{"dial", "unix", path}, "done"},
 		{sockets, []string{"datagram", path + "2"}, "done"},
+		{sockets, []string{"raw", path + "2"}, "done"},
+		{sockets, []string{"tipc"}, denied},
 		{sockets, []string{"dial", "tcp", address}, denied},
 	} {
 		expect(t, attack(t, c.change, c.try...), c.want, c.try...)
@@ -427,6 +445,8 @@ func TestProgramCannotTouchOtherProcesses(t *testing.T) {
 	proc := func(c *command.Config) { c.Read = []string{"/proc"} } // even then
 	expect(t, attack(t, proc, "kill", pid), "operation not permitted", "kill")
 	expect(t, attack(t, proc, "ptrace", pid), "operation not permitted", "ptrace")
+	expect(t, attack(t, proc, "starve", pid), denied, "starve")
+	expect(t, attack(t, proc, "starve", "0"), "done", "starve itself")
 	expect(t, attack(t, proc, "environ", strconv.Itoa(os.Getpid())), denied, "environment of this process")
 }
 
@@ -565,9 +585,10 @@ func TestProtectionsAreThoseThatTheKernelShows(t *testing.T) {
 	status, err := os.ReadFile("/sys/kernel/security/lsm")
 	abi, _, errno := syscall.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
 	t.Logf("Landlock ABI %d (%v), security modules %q (%v), user %d", int(abi), errno, status, err, os.Getuid())
-	byName := map[string]command.Protection{}
+	byName, all := map[string]command.Protection{}, true
 	for _, p := range newTool(t, helperConfig(t, "attack", "noop")).Protections() {
 		byName[p.Name] = p
+		all = all && (p.InForce || p.Name == "processes")
 		t.Log(p.InForce, p)
 	}
 	if got := byName["files"]; got.InForce != (errno == 0) || errno == 0 && got.Detail != fmt.Sprintf("Landlock ABI %d", abi) {
@@ -594,7 +615,7 @@ func TestProtectionsAreThoseThatTheKernelShows(t *testing.T) {
 		t.Errorf("without a sandbox: %v", p)
 	}
 	c.UnsafeNoSandbox, c.RequireSandbox = false, true
-	if _, err := command.New(c); (err == nil) != byName["files"].InForce {
+	if _, err := command.New(c); (err == nil) != all {
 		t.Errorf("sandbox required: %v", err)
 	}
 }

@@ -89,6 +89,7 @@ func (t *Tool) setSecrets() error {
 		t.secrets[canonical] = s.Prefix + value
 		t.hidden = append(t.hidden, value)
 	}
+	slices.SortStableFunc(t.hidden, func(a, b string) int { return len(b) - len(a) })
 	return nil
 }
 

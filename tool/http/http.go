@@ -98,7 +98,7 @@ type Tool struct {
 	url     address
 	headers map[string]template.Template
 	secrets map[string]string // headers whole, by canonical names
-	hidden  []string          // the secrets alone
+	hidden  []string          // the secrets alone, the longest first, since one may be part of another
 	json    node
 	body    template.Template
 	params  map[string]bool // whether they have to be text
@@ -279,9 +279,7 @@ func (t *Tool) call(ctx context.Context, request *nethttp.Request) (tool.Output,
 	defer answer.Body.Close()
 	status := answer.StatusCode
 	if status >= 400 {
-		text, _ := io.ReadAll(io.LimitReader(answer.Body, MaxErrorBody+maxSecret)) // as much as there is; no secret is cut
-		text = t.redact(text)
-		return tool.Output{}, &StatusError{Status: status, Body: strings.ToValidUTF8(string(text[:min(len(text), MaxErrorBody)]), "\ufffd")}
+		return tool.Output{}, &StatusError{Status: status, Body: t.errorBody(answer.Body)}
 	}
 	if status >= 300 || status < 200 {
 		return tool.Output{}, &StatusError{Status: status}
@@ -297,6 +295,19 @@ func (t *Tool) call(ctx context.Context, request *nethttp.Request) (tool.Output,
 		return tool.Output{}, reason(ctx, err)
 	}
 	return tool.Output{Data: t.redact(data), ContentType: mediaType(string(t.redact([]byte(answer.Header.Get("Content-Type")))))}, nil
+}
+
+// errorBody returns the first bytes of an answer, or as much as there is. Of a secret that is cut off where the reading
+// ends, nothing is left.
+func (t *Tool) errorBody(body io.Reader) string {
+	const most = MaxErrorBody + maxSecret
+	text, _ := io.ReadAll(io.LimitReader(body, most))
+	whole := len(text) < most
+	text = t.redact(text)
+	if !whole && len(t.hidden) > 0 {
+		text = text[:max(0, len(text)-len(t.hidden[0]))]
+	}
+	return strings.ToValidUTF8(string(text[:min(len(text), MaxErrorBody)]), "\ufffd")
 }
 
 // mediaType keeps what is a media type.

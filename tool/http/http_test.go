@@ -125,6 +125,7 @@ func TestNewRefuses(t *testing.T) {
 		"param as port":       {func(c *toolhttp.Config) { c.URL = "https://example.com:{p}/" }, "may not choose where"},
 		"param as scheme":     {func(c *toolhttp.Config) { c.URL = "{s}://example.com/" }, "may not choose where"},
 		"user":                {func(c *toolhttp.Config) { c.URL = "https://me:hunter2@example.com/" }, "without a user"},
+		"line end":            {func(c *toolhttp.Config) { c.URL = "https://example.com/x\n" }, "line end"},
 		"fragment":            {func(c *toolhttp.Config) { c.URL = "https://example.com/#{a}" }, "fragment"},
 		"dots":                {func(c *toolhttp.Config) { c.URL = "https://example.com/../x" }, "dots"},
 		"open brace":          {func(c *toolhttp.Config) { c.URL = "https://example.com/{" }, "{{"},
@@ -184,6 +185,33 @@ func TestSecretIsNotRepeatedInPartsOrBesides(t *testing.T) {
 	}
 	if output, err := it.Run(t.Context(), nil); err != nil || strings.Contains(output.ContentType, "hunter") {
 		t.Errorf("%q, %v", output.ContentType, err)
+	}
+}
+
+// TestSecretsAreTakenOutWhole has the server repeat a secret so often that the last time is cut off, and two of which one
+// begins with the other.
+func TestSecretsAreTakenOutWhole(t *testing.T) {
+	short := "hunter2-hunter2"
+	long := short + strings.Repeat("-and-more", 20)
+	t.Setenv("HTTP_TEST_SHORT", short)
+	t.Setenv("HTTP_TEST_LONG", long)
+	said := long
+	s := newServer(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/status" {
+			w.WriteHeader(http.StatusTeapot)
+		}
+		fmt.Fprint(w, said)
+	})
+	c := s.config("/")
+	c.Secrets = map[string]toolhttp.Secret{"A": {Env: "HTTP_TEST_SHORT"}, "B": {Env: "HTTP_TEST_LONG"}}
+	if got, err := run(t, c, nil); err != nil || got != "[secret]" {
+		t.Errorf("output %q, %v", got, err)
+	}
+	said = strings.Repeat(long, 200)
+	c.URL = s.URL + "/status"
+	_, err := run(t, c, nil)
+	if status, ok := errors.AsType[*toolhttp.StatusError](err); !ok || strings.Contains(status.Body, "hunt") || !strings.HasPrefix(status.Body, "[secret][secret]") {
+		t.Errorf("error %v, body %q", err, status.Body)
 	}
 }
 
@@ -258,7 +286,6 @@ func TestSecretsStayWithTheirServer(t *testing.T) {
 func TestRedirectsStayOnTheList(t *testing.T) {
 	listed := newServer(t, echo)
 	other := newServer(t, echo)
-	plain := newServer(t, echo)
 	to := ""
 	s := newServer(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/end" {
@@ -290,7 +317,7 @@ func TestRedirectsStayOnTheList(t *testing.T) {
 			t.Errorf("the error holds what the server wrote: %v", err)
 		}
 	}
-	if other.count()+plain.count() != 0 {
+	if other.count() != 0 {
 		t.Error("a server that is not on the list was asked")
 	}
 }
@@ -370,8 +397,11 @@ func TestDNSRebindingIsRefused(t *testing.T) {
 	s := newServer(t, echo)
 	_, port, _ := net.SplitHostPort(s.Listener.Addr().String())
 	victim, err := net.Listen("tcp", "127.0.0.2:"+port)
-	if err != nil {
+	if err != nil && os.Getenv("CONVERGE_REQUIRE_SERVICES") != "1" {
 		t.Skipf("this system has one loopback address: %v", err)
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 	defer victim.Close()
 	c := s.config("/")

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/converge-agents/converge/internal/template"
 )
@@ -47,6 +48,8 @@ func (t *Tool) parseURL() error {
 		return errors.New("want https")
 	case strings.Contains(t.config.URL, "#"):
 		return errors.New("a fragment is not sent: leave it out")
+	case strings.ContainsFunc(t.config.URL, unicode.IsControl):
+		return errors.New("it holds a line end, or another control character: leave that out")
 	}
 	t.url.scheme, t.url.host = u.Scheme, strings.ToLower(host)
 	for segment := range strings.SplitSeq(path, "/") {

@@ -2,6 +2,7 @@ package mcp
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -46,7 +47,7 @@ func (s *Server) offer(t *sdk.Tool) Offer {
 	if isToolName(s.config.Name, d.Name) {
 		_, o.Err = s.newTool(d, o.Hash)
 	} else {
-		o.Err = fmt.Errorf("its name has others than letters, digits, '_', '-' and '.'")
+		o.Err = errors.New("its name is empty or too long, or has others than letters, digits, '_', '-' and '.'")
 	}
 	return o
 }

@@ -163,6 +163,7 @@ func (l *link) respond(m *jsonrpc.Request) {
 		return
 	}
 	if !l.begin() {
+		<-l.refusals
 		return
 	}
 	go func() {

@@ -32,6 +32,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -258,23 +259,35 @@ func (c Config) setSandbox(p *program) error {
 	if c.Dir != "" {
 		s.Read = append(s.Read, p.dir)
 	}
-	for field, grant := range map[string]struct {
-		paths []string
-		to    *[]string
-	}{"Read": {c.Read, &s.Read}, "Write": {c.Write, &s.Write}} {
-		for i, path := range grant.paths {
-			abs, err := filepath.Abs(path)
-			if err == nil {
-				_, err = os.Stat(abs)
-			}
-			if err != nil || path == "" {
-				return fmt.Errorf("field %s[%d] %q: no such file or folder", field, i, path)
-			}
-			*grant.to = append(*grant.to, abs)
-		}
+	if err := grant(&s.Read, "Read", c.Read); err != nil {
+		return err
+	}
+	if err := grant(&s.Write, "Write", c.Write); err != nil {
+		return err
 	}
 	s.Resolve()
 	p.sandbox = s
+	return nil
+}
+
+// grant adds paths, which have to be there.
+func grant(to *[]string, field string, paths []string) error {
+	for i, path := range paths {
+		abs, err := filepath.Abs(path)
+		if err == nil {
+			_, err = os.Stat(abs)
+		}
+		if failed, ok := errors.AsType[*fs.PathError](err); ok {
+			err = failed.Err // without the path once more
+		}
+		if path == "" {
+			err = errors.New(`is empty; "." is the current directory`)
+		}
+		if err != nil {
+			return fmt.Errorf("field %s[%d] %q: %w", field, i, path, err)
+		}
+		*to = append(*to, abs)
+	}
 	return nil
 }
 

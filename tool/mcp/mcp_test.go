@@ -770,6 +770,27 @@ func TestStartAndCloseInAnyOrder(t *testing.T) {
 	}
 }
 
+// TestSecondStartTrustsNothingNew starts a server again while it runs, when it offers something else by now.
+func TestSecondStartTrustsNothingNew(t *testing.T) {
+	t.Parallel()
+	path := scriptFile(t, []string{listing(oneTool), calling("", `"run"`)})
+	s := start(t, config(t, "raw:"+path, "a"))
+	before := s.Tools()[0]
+	if err := os.WriteFile(path, []byte(listing(strings.Replace(oneTool, "A.", "Poison.", 1))), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start(within(t)); err == nil {
+		t.Error("a server starts twice")
+	}
+	if s.Tools()[0] != before {
+		t.Errorf("the tool is now %q", s.Tools()[0].Description())
+	}
+	restart(t, s)
+	if _, err := run(t, s, "a", "{}"); !isChanged(err) {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestLogTellsOfTheEndAndOfStderrOnlyIfAsked(t *testing.T) {
 	t.Parallel()
 	for _, asked := range []bool{false, true} {

@@ -77,6 +77,9 @@ func TestProgramReadsAndReachesOnlyWhatIsGranted(t *testing.T) {
 	for _, p := range s.Protections() {
 		inForce[p.Name] = p.InForce
 	}
+	if os.Getenv("CONVERGE_REQUIRE_SERVICES") == "1" && !(inForce["files"] && inForce["network"]) {
+		t.Errorf("not in force: %v", s.Protections())
+	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -63,15 +63,16 @@ func (s *Server) Start(ctx context.Context) error {
 	if err != nil {
 		return s.error("start", cmpCause(ctx, err))
 	}
-	if err := s.define(ctx, x); err != nil {
+	tools, blocked, err := s.define(ctx, x)
+	if err != nil {
 		x.close()
 		return s.error("start", cmpCause(ctx, err))
 	}
-	return s.begin(ctx, x)
+	return s.begin(ctx, x, tools, blocked)
 }
 
 // begin hands the first session to the supervisor.
-func (s *Server) begin(ctx context.Context, x *session) error {
+func (s *Server) begin(ctx context.Context, x *session, tools map[string]*Tool, blocked map[string]error) error {
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.mu.Lock()
 	if s.state != idle {
@@ -80,10 +81,11 @@ func (s *Server) begin(ctx context.Context, x *session) error {
 		x.close()
 		return s.error("start", errors.New("it was started or closed before"))
 	}
-	s.stop = stop
+	s.stop, s.tools, s.blocked = stop, tools, blocked
 	s.supervisor.Go(func() { s.supervise(ctx, x) })
-	s.mu.Unlock()
 	s.rise(x)
+	s.mu.Unlock()
+	s.tellRise(x, len(blocked))
 	return nil
 }
 
@@ -157,13 +159,13 @@ func (s *Server) wake() {
 	s.changed = make(chan struct{})
 }
 
-// rise makes x the session that calls go to.
+// rise makes x the session that calls go to; mu is held.
 func (s *Server) rise(x *session) {
-	s.mu.Lock()
 	s.set(up, nil)
 	s.session = x
-	blocked := len(s.blocked)
-	s.mu.Unlock()
+}
+
+func (s *Server) tellRise(x *session, blocked int) {
 	s.log.Info("mcp server is up", "tools", len(s.config.Tools)-blocked, "blocked", blocked, "says_it_is", x.says())
 }
 
@@ -218,13 +220,13 @@ func (s *Server) listChanged() {
 	s.wake()
 }
 
-// define makes the tools of what the server offers at the start.
-func (s *Server) define(ctx context.Context, x *session) error {
+// define makes the tools of what the server offers at the start, and says which are blocked.
+func (s *Server) define(ctx context.Context, x *session) (tools map[string]*Tool, blocked map[string]error, err error) {
 	offered, err := x.list(ctx)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	tools, blocked := map[string]*Tool{}, map[string]error{}
+	tools, blocked = map[string]*Tool{}, map[string]error{}
 	var errs []error
 	for _, name := range s.config.Tools {
 		t, err := s.defineTool(ctx, name, offered)
@@ -238,13 +240,7 @@ func (s *Server) define(ctx context.Context, x *session) error {
 			s.log.Error("mcp tool is blocked", "tool", name, "error", t.changed)
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.tools, s.blocked = tools, blocked
-	return nil
+	return tools, blocked, errors.Join(errs...)
 }
 
 func (s *Server) defineTool(ctx context.Context, name string, offered map[string]*sdk.Tool) (*Tool, error) {

@@ -108,8 +108,10 @@ func (s *Server) restart(ctx context.Context, attempts int) (*session, int) {
 		if err == nil {
 			s.mu.Lock()
 			s.restarts++
-			s.mu.Unlock()
 			s.rise(x)
+			blocked := len(s.blocked)
+			s.mu.Unlock()
+			s.tellRise(x, blocked)
 			return x, attempts
 		}
 		if ctx.Err() != nil {

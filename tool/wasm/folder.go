@@ -15,6 +15,7 @@ import (
 const (
 	maxOpen    = 64      // files open at once: descriptors are this process's
 	maxWritten = 1 << 30 // bytes
+	entrySize  = 4 << 10 // bytes that a file or folder counts for when it is made, so that there is an end to empty ones
 )
 
 // session is what the directories of one call have in common.
@@ -35,17 +36,20 @@ func (s *session) take(n int64) experimentalsys.Errno {
 	return 0
 }
 
-func (s *session) add(f *file) bool {
+// full reports whether no more files may be open. A call is one thread, so that stays so until it closes one.
+func (s *session) full() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.open) >= maxOpen {
-		return false
-	}
+	return len(s.open) >= maxOpen
+}
+
+func (s *session) add(f *file) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.open == nil {
 		s.open = map[*file]bool{}
 	}
 	s.open[f] = true
-	return true
 }
 
 func (s *session) remove(f *file) {
@@ -95,6 +99,14 @@ func (d *folder) OpenFile(path string, flag experimentalsys.Oflag, _ fs.FileMode
 	if writes && !d.write {
 		return nil, experimentalsys.EROFS
 	}
+	if d.session.full() { // before anything is truncated
+		return nil, experimentalsys.EAGAIN
+	}
+	if flag&experimentalsys.O_CREAT != 0 {
+		if code := d.session.take(entrySize); code != 0 {
+			return nil, code
+		}
+	}
 	opened, err := d.root.OpenFile(name(path), flags|nonblock, 0o644)
 	if err != nil {
 		return nil, errno(err)
@@ -109,10 +121,8 @@ func (d *folder) OpenFile(path string, flag experimentalsys.Oflag, _ fs.FileMode
 	case flag&experimentalsys.O_DIRECTORY != 0 && !info.IsDir():
 		opened.Close()
 		return nil, experimentalsys.ENOTDIR
-	case !d.session.add(f):
-		opened.Close()
-		return nil, experimentalsys.EAGAIN
 	}
+	d.session.add(f)
 	return f, 0
 }
 
@@ -154,7 +164,12 @@ func (d *folder) Readlink(path string) (string, experimentalsys.Errno) {
 }
 
 func (d *folder) Mkdir(path string, _ fs.FileMode) experimentalsys.Errno {
-	return d.change(func() error { return d.root.Mkdir(name(path), 0o755) })
+	return d.change(func() error {
+		if code := d.session.take(entrySize); code != 0 {
+			return code
+		}
+		return d.root.Mkdir(name(path), 0o755)
+	})
 }
 
 func (d *folder) Rename(from, to string) experimentalsys.Errno {

@@ -1,7 +1,7 @@
 //go:build !race
 
 // A module that Go's compiler makes is so large that it takes the race detector a minute to watch its translation. CI
-// runs these tests without it.
+// runs this package a second time, without it.
 
 package wasm_test
 

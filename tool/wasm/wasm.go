@@ -118,7 +118,8 @@ type Mount struct {
 	Dir string
 	// At is the absolute path by which the module knows it.
 	At string
-	// Write lets the module change what is in it, by at most 1 GiB a call. Links it cannot make.
+	// Write lets the module change what is in it, by at most 1 GiB a call, of which each file or directory that it makes
+	// takes 4 KiB. Links it cannot make.
 	Write bool
 }
 
