@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -41,7 +42,7 @@ func TestAgentsWithModelsOfOneConfigurationTalk(t *testing.T) {
 	server := llmtest.New(llmtest.Rules(
 		llmtest.Rule{System: `the agent "teller"`, Contains: "what is the time", Reply: call("send_message", `{"to":"asker","text":"it is noon"}`)},
 		llmtest.Rule{System: `the agent "teller"`, Reply: llmtest.Reply{Text: "said"}},
-		llmtest.Rule{System: "who can: tell", Contains: "params of the task", Reply: call("send_message", `{"to":"teller","text":"what is the time?"}`)},
+		llmtest.Rule{Contains: "params of the task", Reply: call("send_message", `{"to":"teller","text":"what is the time?"}`)},
 		llmtest.Rule{Contains: "it is noon", Reply: call("report_task", `{"result":"noon"}`)},
 		llmtest.Rule{Reply: llmtest.Reply{Text: "I wait"}},
 	))
@@ -69,6 +70,9 @@ func TestAgentsWithModelsOfOneConfigurationTalk(t *testing.T) {
 	}
 	if strings.Contains(lines.String(), "sk-of-the-talkers") {
 		t.Error("the key is in the log")
+	}
+	if !slices.ContainsFunc(server.Requests(), func(r llmtest.Request) bool { return strings.Contains(r.System, "who can: tell") }) {
+		t.Error("the model was never told what the peer can do")
 	}
 	if key := server.Requests()[0].Key; key != "sk-of-the-talkers" {
 		t.Errorf("the server got the key %q", key)

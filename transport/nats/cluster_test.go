@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"strings"
 	"sync"
@@ -52,19 +53,23 @@ func newClusterOf(t *testing.T, c nats.Config, parts ...nats.Cluster) []*nats.Ne
 	return cluster
 }
 
-// freeAddresses returns addresses that nobody listened at just now.
+// freeAddresses returns addresses that nobody listened at just now. They are below the range from which this machine takes the
+// ports of connections that others make meanwhile.
 func freeAddresses(t *testing.T, n int) []string {
 	t.Helper()
 	var addresses []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for range 1000 {
+		l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", 20000+rand.IntN(12000)))
 		if err != nil {
-			t.Fatal(err)
+			continue
 		}
 		defer l.Close()
-		addresses = append(addresses, l.Addr().String())
+		if addresses = append(addresses, l.Addr().String()); len(addresses) == n {
+			return addresses
+		}
 	}
-	return addresses
+	t.Fatal("no ports are free")
+	return nil
 }
 
 // everywhere is the URL of a cluster for agents of other processes.
