@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -484,5 +486,35 @@ func TestProcessesThatStartTogetherMakeOneBucket(t *testing.T) {
 			})
 		}
 		opening.Wait()
+	}
+}
+
+// TestBucketThatWasHalfMadeKeepsWhatIsWritten has a server that was killed while it made the bucket: the settings of the
+// stream are there, and their checksum is not.
+func TestBucketThatWasHalfMadeKeepsWhatIsWritten(t *testing.T) {
+	t.Parallel()
+	dir, config := t.TempDir(), natskv.Config{Bucket: "half"}
+	b := startBrokerIn(t, dir, server.Options{SyncAlways: true})
+	b.open(t, config).Close()
+	b.stop()
+	sums, err := filepath.Glob(filepath.Join(dir, "jetstream", "*", "streams", "*", server.JetStreamMetaFileSum))
+	if err != nil || len(sums) != 1 {
+		t.Fatalf("checksums: %v, %v", sums, err)
+	}
+	if err := os.Remove(sums[0]); err != nil {
+		t.Fatal(err)
+	}
+
+	b.start(t)
+	s := b.open(t, config)
+	mustPut(t, s, "a", "acknowledged", 0)
+	s.Close()
+	b.stop()
+
+	b.start(t)
+	s = b.open(t, config)
+	defer s.Close()
+	if e, err := s.Get(t.Context(), "a"); err != nil || string(e.Value) != "acknowledged" {
+		t.Errorf("after another restart: %q, %v", e.Value, err)
 	}
 }

@@ -93,7 +93,7 @@ func (s *Store) ensure(ctx context.Context) error {
 	err := s.persist(ctx, func(ctx context.Context) (err error) {
 		s.stream, err = s.config.JetStream.Stream(ctx, s.config.stream())
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
-			s.stream, err = s.config.JetStream.CreateStream(ctx, s.config.settings(s.replicas(), time.Now()))
+			s.stream, err = s.make(ctx)
 		}
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 			return errRivals
@@ -115,6 +115,18 @@ func (s *Store) ensure(ctx context.Context) error {
 	s.room.limit = roomFor(s.stream.CachedInfo().Config.MaxBytes)
 	s.room.set(s.stream.CachedInfo().State.Bytes)
 	return nil
+}
+
+// make makes the bucket's stream, and changes it to what it is. A server that was killed while it made a stream has written
+// its settings and not their checksum: it does not find the stream when it starts again, and when it is asked to make it, it
+// takes the settings that are there and leaves the checksum missing; the next time it starts, it would not find what was
+// written in the meantime. A change writes both.
+func (s *Store) make(ctx context.Context) (jetstream.Stream, error) {
+	settings := s.config.settings(s.replicas(), time.Now())
+	if _, err := s.config.JetStream.CreateStream(ctx, settings); err != nil {
+		return nil, err
+	}
+	return s.config.JetStream.UpdateStream(ctx, settings)
 }
 
 func (s *Store) replicas() int {
