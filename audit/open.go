@@ -9,6 +9,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"github.com/converge-agents/converge/internal/ondisk"
 )
 
 // Open opens the log in a folder, or begins one. What a killed process left after its last checkpoint was not
@@ -193,7 +195,7 @@ func (lost *loss) cut(name string, e ending) error {
 	lost.bytes += e.size - e.at
 	if e.at == 0 {
 		f.Close()
-		return errors.Join(os.Remove(name), syncDir(filepath.Dir(name)))
+		return errors.Join(os.Remove(name), ondisk.SyncDir(filepath.Dir(name)))
 	}
 	return errors.Join(f.Truncate(e.at), f.Sync())
 }

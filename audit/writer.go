@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/converge-agents/converge/internal/ondisk"
 )
 
 // disk is the current file.
@@ -185,7 +187,7 @@ func (l *Log) start(f logFile, beginning []byte) (err error) {
 		err = l.disk.Sync()
 	}
 	if err == nil {
-		err = syncDir(l.config.Dir)
+		err = ondisk.SyncDir(l.config.Dir)
 	}
 	if err != nil {
 		return fmt.Errorf("write %q: %w", f.name, err)

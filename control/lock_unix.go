@@ -6,7 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"syscall"
+
+	"github.com/converge-agents/converge/internal/ondisk"
 )
 
 // checkDir refuses a directory in which others could put a socket of their own.
@@ -27,13 +28,7 @@ func lock(path, _ string) (unlock func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for {
-		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if !errors.Is(err, syscall.EINTR) {
-			break
-		}
-	}
-	if errors.Is(err, syscall.EWOULDBLOCK) {
+	if err = ondisk.TryLock(f); errors.Is(err, ondisk.ErrHeld) {
 		err = ErrInUse
 	}
 	if err != nil {

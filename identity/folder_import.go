@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/converge-agents/converge/internal/ondisk"
 )
 
 // StatementFile returns the name of the file in which a folder of statements holds that of an agent.
@@ -105,7 +107,7 @@ func replaceFile(path string, data []byte) (err error) {
 	if err = os.Rename(file.Name(), path); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	return ondisk.SyncDir(filepath.Dir(path))
 }
 
 // ListedStatement is a file of a folder of statements.

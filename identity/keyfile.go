@@ -17,6 +17,8 @@ import (
 
 	"filippo.io/age"
 	"filippo.io/age/armor"
+
+	"github.com/converge-agents/converge/internal/ondisk"
 )
 
 // Errors of key files, to be compared with [errors.Is].
@@ -70,19 +72,7 @@ func writeKeyFile(path string, id *Identity, passphrase []byte, work int) (err e
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
-}
-
-// syncDir makes a new directory entry durable.
-func syncDir(path string) error {
-	if runtime.GOOS == "windows" { // directories cannot be synced there
-		return nil
-	}
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return ondisk.SyncDir(filepath.Dir(path))
 }
 
 // ReadKeyFile reads a file that [WriteKeyFile] wrote. A nil or empty passphrase means none; a file

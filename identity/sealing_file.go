@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/internal/cose"
+	"github.com/converge-agents/converge/internal/ondisk"
 )
 
 // A file of sealing keys is one PEM block around one CBOR array, deterministically encoded: the version, and the
@@ -121,7 +122,7 @@ func replaceSealingFile(path string, data []byte) error {
 	if err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
-	return syncDir(filepath.Dir(path))
+	return ondisk.SyncDir(filepath.Dir(path))
 }
 
 func encodeSealingKeys(keys []heldKey) ([]byte, error) {

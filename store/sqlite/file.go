@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/converge-agents/converge/internal/ondisk"
 )
 
 // locate returns the path of the database without symbolic links in its directory, which is made if
@@ -90,7 +92,7 @@ func create(path string) error {
 	if err := os.Rename(draft, path); err != nil {
 		return access(err)
 	}
-	return syncDir(filepath.Dir(path))
+	return ondisk.SyncDir(filepath.Dir(path))
 }
 
 // fill writes the schema without a journal and without syncs: nobody goes on with a draft that was left.

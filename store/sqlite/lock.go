@@ -7,17 +7,8 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"time"
-)
 
-// errHeld is the answer of tryLock when another has the lock.
-var errHeld = errors.New("held")
-
-// How long acquire waits for a lock. A process that is killed while it starts a program leaves it, for a moment, with
-// the child that has yet to become that program.
-const (
-	lockPatience = time.Second
-	lockRetry    = 10 * time.Millisecond
+	"github.com/converge-agents/converge/internal/ondisk"
 )
 
 // acquire takes the lock on a database, which the system releases when the process ends, however it ends.
@@ -27,12 +18,9 @@ func acquire(ctx context.Context, path string) (*os.File, error) {
 	if err != nil {
 		return nil, access(err)
 	}
-	err = tryLock(f)
-	for end := time.Now().Add(lockPatience); errors.Is(err, errHeld) && ctx.Err() == nil && time.Now().Before(end); err = tryLock(f) {
-		time.Sleep(lockRetry)
-	}
+	err = ondisk.Lock(ctx, f)
 	switch {
-	case errors.Is(err, errHeld):
+	case errors.Is(err, ondisk.ErrHeld):
 		defer f.Close()
 		return nil, &hinted{fmt.Errorf("%w: %s has locked %q", ErrLocked, holder(f), f.Name()), hintLocked}
 	case err != nil:

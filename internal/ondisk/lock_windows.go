@@ -1,4 +1,4 @@
-package audit
+package ondisk
 
 import (
 	"errors"
@@ -7,15 +7,12 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// tryLock takes a lock that belongs to the open file.
-func tryLock(f *os.File) error {
+// TryLock takes the lock on an open file, or returns [ErrHeld] at once. It locks a byte far behind the text of the file, which others have to be able to read.
+func TryLock(f *os.File) error {
 	const flags = windows.LOCKFILE_EXCLUSIVE_LOCK | windows.LOCKFILE_FAIL_IMMEDIATELY
 	err := windows.LockFileEx(windows.Handle(f.Fd()), flags, 0, 1, 0, &windows.Overlapped{OffsetHigh: 1})
 	if errors.Is(err, windows.ERROR_LOCK_VIOLATION) {
-		return errHeld
+		return ErrHeld
 	}
 	return err
 }
-
-// syncDir has nothing to do: NTFS logs names by itself.
-func syncDir(string) error { return nil }

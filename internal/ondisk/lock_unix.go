@@ -1,6 +1,6 @@
 //go:build darwin || freebsd || linux || netbsd || openbsd
 
-package audit
+package ondisk
 
 import (
 	"errors"
@@ -8,25 +8,17 @@ import (
 	"syscall"
 )
 
-// tryLock takes a lock that belongs to the open file.
-func tryLock(f *os.File) error {
+// TryLock takes the lock on an open file, or returns [ErrHeld] at once. The lock belongs to the open file; it does not touch the locks of SQLite, which
+// belong to the process and to the database itself.
+func TryLock(f *os.File) error {
 	for {
 		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		switch {
 		case errors.Is(err, syscall.EINTR):
 			continue
 		case errors.Is(err, syscall.EWOULDBLOCK):
-			return errHeld
+			return ErrHeld
 		}
 		return err
 	}
-}
-
-// syncDir makes the names in a folder durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
