@@ -2,8 +2,9 @@
 
 package audit_test
 
-// Both look at a whole log each time, which takes many times as long with the race detector.
+// All look at a whole log each time, which takes many times as long with the race detector.
 const (
-	largeFlips     = 20
+	flipsOfAByte   = 1
+	largeFlips     = 10
 	truncationStep = 397
 )

@@ -13,7 +13,6 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -92,19 +91,6 @@ func TestKeyFileRoundTrip(t *testing.T) {
 				t.Errorf("the file is\n%s", data)
 			}
 		})
-	}
-}
-
-// TestSealedKeyFileTakesRealWork is the one test that pays for the work factor of the product.
-func TestSealedKeyFileTakesRealWork(t *testing.T) {
-	t.Parallel()
-	path := filepath.Join(t.TempDir(), "key")
-	if err := WriteKeyFile(path, generate(t), testPassphrase); err != nil {
-		t.Fatal(err)
-	}
-	header := unarmor(t, readFile(t, path))
-	if want := fmt.Appendf(nil, " %d\n", 18); !bytes.Contains(header[:200], want) {
-		t.Errorf("the work factor is not 18: %q", header[:200])
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/converge-agents/converge/identity"
@@ -18,7 +19,7 @@ import (
 var secretSeed = []byte("\x9d\xc3\xb7\xf1\x8e\xa5\xd2\xfbthis seed is a secret...")
 
 // spellings are the ways in which a printer can spell the beginning of the seed.
-func spellings() []string {
+var spellings = sync.OnceValue(func() []string {
 	head := secretSeed[:8]
 	return []string{
 		string(head), string(secretSeed[8:16]),
@@ -31,7 +32,7 @@ func spellings() []string {
 		strings.Trim(fmt.Sprintf("%U", head), "[]"), strings.Trim(fmt.Sprintf("%x", []any{head}), "[]"),
 		base64.StdEncoding.EncodeToString(secretSeed)[:10],
 	}
-}
+})
 
 func expectNoSecret(t *testing.T, how, printed string) {
 	t.Helper()

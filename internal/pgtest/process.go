@@ -76,6 +76,7 @@ func (s *Server) await() error {
 		}
 		select {
 		case <-s.run.ended:
+			s.run = nil
 			return s.failed("ended at once")
 		case <-time.After(10 * time.Millisecond):
 		}

@@ -35,7 +35,7 @@ func testList(t *testing.T, s store.Store) {
 }
 
 func testListMany(t *testing.T, s store.Store) {
-	const n = 800
+	const n = manyKeys
 	var even, odd []string
 	spread(n, func(i int) {
 		putOrError(t, s, fmt.Sprintf("many/%04d", i*7919%n)) // in no order
@@ -114,7 +114,7 @@ func listsOneMoment(t *testing.T, s store.Store, list func() iter.Seq2[store.Ent
 			}
 		}
 	})
-	for range 50 {
+	for range momentLists {
 		entries, err := collect(list())
 		if err != nil || len(entries) != 202 {
 			t.Errorf("List gives %d entries, %v", len(entries), err)

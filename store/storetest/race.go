@@ -30,7 +30,7 @@ func race(fn func(racer int)) {
 
 // testCompareAndSetRace counts up in one entry: a lost update would lose a count.
 func testCompareAndSetRace(t *testing.T, s store.Store) {
-	const rounds = 25
+	const rounds = countRounds
 	put(t, s, "counter", string(make([]byte, 8)), 0)
 	var seen sync.Map
 	race(func(int) {

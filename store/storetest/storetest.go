@@ -216,12 +216,11 @@ func testHostileKeys(t *testing.T, s store.Store) {
 }
 
 // testModel runs random operations on the store and on a map, and compares what they answer. It stops
-// after some hundred changes, since a store may sync each of them.
+// after so many changes, since a store may sync each of them.
 func testModel(t *testing.T, s store.Store) {
-	const enough = 400
 	ctx, run, changes, failed := t.Context(), 0, 0, false
 	rapid.Check(t, func(r *rapid.T) {
-		if changes > enough && !failed {
+		if changes > enoughChanges && !failed {
 			return
 		}
 		defer func() { failed = failed || r.Failed() }() // then rapid repeats it to make it smaller

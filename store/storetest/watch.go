@@ -147,7 +147,7 @@ func testWatchFromUnknownRevision(t *testing.T, s store.Store) {
 // testWatchersUnderLoad has writers at work while watchers come from 0 and from a revision. Each must see
 // every change after its start, in order, and end with the same picture of the store.
 func testWatchersUnderLoad(t *testing.T, s store.Store) {
-	const writers, rounds = 4, 100
+	const writers, rounds = 4, churnRounds
 	start := put(t, s, "load/start", "", 0)
 	var all sync.WaitGroup
 	pictures := make([]map[string]store.Revision, 4)

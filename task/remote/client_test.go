@@ -220,7 +220,7 @@ func TestTwentyRemoteClaimersHaveOneWinnerEach(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		s := newSite(t)
 		boss := s.client(alice)
-		const claimers, tasks = 20, 30
+		const claimers, tasks = 20, raceTasks
 		for i := range tasks {
 			boss.mustSubmit(t, task.Spec{ID: fmt.Sprint(i), Capabilities: []string{"race"}})
 		}

@@ -1,0 +1,11 @@
+//go:build soak
+
+package storetest
+
+const (
+	enoughChanges = 400
+	manyKeys      = 800
+	momentLists   = 50
+	countRounds   = 25
+	churnRounds   = 100
+)
