@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -23,7 +24,11 @@ import (
 	"github.com/converge-agents/converge/task"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	flag.Set("rapid.checks", propertyChecks)
+	flag.Parse() // what the command line says counts
+	goleak.VerifyTestMain(m)
+}
 
 var (
 	submitter = identity.ID{0xab}

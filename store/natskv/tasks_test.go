@@ -23,7 +23,7 @@ func claimers(t *testing.T, processes, claimers, tasks int) {
 
 func TestClaimersOfTasks(t *testing.T) {
 	t.Parallel()
-	claimers(t, 4, 20, 300)
+	claimers(t, 4, 20, 100)
 }
 
 // tasksOfKilledProcess kills a process that runs the server, which syncs what it acknowledges, as well as the store.
@@ -37,5 +37,5 @@ func tasksOfKilledProcess(t *testing.T, loops int) {
 
 func TestTasksOfKilledProcess(t *testing.T) {
 	t.Parallel()
-	tasksOfKilledProcess(t, 5)
+	tasksOfKilledProcess(t, 3)
 }

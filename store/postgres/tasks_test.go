@@ -27,7 +27,7 @@ func claimers(t *testing.T, processes, claimers, tasks int, clocks ...func() tim
 
 func TestClaimersOfTasks(t *testing.T) {
 	t.Parallel()
-	claimers(t, 4, 20, 300)
+	claimers(t, 4, 20, 100)
 }
 
 // off is a clock that is wrong by that much.
@@ -36,7 +36,7 @@ func off(by time.Duration) func() time.Time { return func() time.Time { return t
 // The server's clock decides when a claim has run out, whatever those of the processes say.
 func TestClaimersWhoseClocksAreAnHourOff(t *testing.T) {
 	t.Parallel()
-	claimers(t, 3, 12, 100, off(-time.Hour), off(0), off(time.Hour))
+	claimers(t, 3, 12, 50, off(-time.Hour), off(0), off(time.Hour))
 }
 
 func TestClaimLastsAsLongForThoseWhoseClocksAreAnHourOff(t *testing.T) {
@@ -103,5 +103,5 @@ func tasksOfKilledProcess(t *testing.T, loops int) {
 
 func TestTasksOfKilledProcess(t *testing.T) {
 	t.Parallel()
-	tasksOfKilledProcess(t, 5)
+	tasksOfKilledProcess(t, 3)
 }

@@ -202,7 +202,7 @@ func killLoops(t *testing.T, loops int) {
 
 func TestKilledAmidWritesLosesNothingAcknowledged(t *testing.T) {
 	t.Parallel()
-	killLoops(t, 10)
+	killLoops(t, 6)
 }
 
 func TestSecondProcessIsKeptOut(t *testing.T) {

@@ -197,7 +197,7 @@ func lockIsDirectory(t *testing.T, path string) {
 // was not written, and no entry is missing from a list without an error.
 func TestFlippedBitsAreNeverServed(t *testing.T) {
 	t.Parallel()
-	flipBits(t, 331)
+	flipBits(t, 709)
 }
 
 // flipBits flips a bit in each byte whose place is a multiple of step.

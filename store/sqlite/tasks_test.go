@@ -21,7 +21,7 @@ func claimers(t *testing.T, managers, claimers, tasks int) {
 
 func TestClaimersOfTasks(t *testing.T) {
 	t.Parallel()
-	claimers(t, 4, 20, 300)
+	claimers(t, 4, 20, 100)
 }
 
 func tasksOfKilledProcess(t *testing.T, loops int) {
@@ -31,5 +31,5 @@ func tasksOfKilledProcess(t *testing.T, loops int) {
 
 func TestTasksOfKilledProcess(t *testing.T) {
 	t.Parallel()
-	tasksOfKilledProcess(t, 5)
+	tasksOfKilledProcess(t, 3)
 }

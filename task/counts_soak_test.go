@@ -1,0 +1,5 @@
+//go:build soak
+
+package task_test
+
+const propertyChecks = "100"

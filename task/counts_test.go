@@ -1,0 +1,5 @@
+//go:build !soak
+
+package task_test
+
+const propertyChecks = "30" // histories that properties are held against; 100 with the tag soak
