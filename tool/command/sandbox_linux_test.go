@@ -623,7 +623,7 @@ func TestProtectionsAreThoseThatTheKernelShows(t *testing.T) {
 // The thread that starts a program gives up its rights; this process must not.
 func TestThisProcessKeepsItsRights(t *testing.T) {
 	it := newTool(t, helperConfig(t, "attack", "noop"))
-	for range 50 {
+	for range 20 {
 		runTool(t, it, nil)
 	}
 	secret := secretFile(t)

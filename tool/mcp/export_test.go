@@ -8,6 +8,9 @@ import (
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 )
 
+// PipedMessage is what [MaxMessage] is to servers of [NewPiped]: less, since reading takes the race detector long.
+const PipedMessage = 2 << 20
+
 // NewPiped is New for a server that is a function, which returns when its input ends.
 func NewPiped(c Config, serve func(in io.Reader, out io.Writer)) (*Server, error) {
 	s, err := New(c)
@@ -23,7 +26,7 @@ func NewPiped(c Config, serve func(in io.Reader, out io.Writer)) (*Server, error
 			serve(in, out)
 			_, _ = out.Close(), in.Close()
 		}()
-		t := sdk.IOTransport{Reader: fromServer, Writer: toServer, MaxLineLength: MaxMessage}
+		t := sdk.IOTransport{Reader: fromServer, Writer: toServer, MaxLineLength: PipedMessage}
 		c, err := t.Connect(ctx)
 		return &carrier{connection: newOutbox(c), release: func() { <-served }}, err
 	}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -33,14 +32,11 @@ func TestThousandHungRemoteCallsLeaveNothingBehind(t *testing.T) {
 			}
 		})
 	}
-	deadline := within(t)
-	for hung.Load() < 1000 && deadline.Err() == nil {
-		runtime.Gosched()
-	}
+	await(t, func() bool { return hung.Load() == 1000 })
 	most := held.Now(t)
 	cancel()
 	calls.Wait()
-	if err := g.Wait(deadline); err != nil {
+	if err := g.Wait(within(t)); err != nil {
 		t.Error(err)
 	}
 	// A few connections are kept for the next calls, on both sides: 16 each, with two goroutines each.

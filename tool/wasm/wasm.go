@@ -222,18 +222,28 @@ func (c Config) read() ([]byte, error) {
 		return nil, withoutPath(err)
 	}
 	defer file.Close()
-	binary, err := io.ReadAll(io.LimitReader(file, MaxModule+1))
+	binary, err := readModule(file)
 	if err != nil {
 		return nil, withoutPath(err)
-	}
-	if len(binary) > MaxModule {
-		return nil, fmt.Errorf("more than %d bytes", MaxModule)
 	}
 	sum := sha256.Sum256(binary)
 	if got := hex.EncodeToString(sum[:]); c.SHA256 != "" && !strings.EqualFold(got, c.SHA256) {
 		return nil, fmt.Errorf("its SHA-256 is %s, not %s as in the field SHA256: it is not the module that was meant", got, c.SHA256)
 	}
 	return binary, nil
+}
+
+// readModule reads no more than a module may have, whatever the file says of its size.
+func readModule(file *os.File) ([]byte, error) {
+	tooLarge := fmt.Errorf("more than %d bytes", MaxModule)
+	if info, err := file.Stat(); err == nil && info.Size() > MaxModule {
+		return nil, tooLarge
+	}
+	binary, err := io.ReadAll(io.LimitReader(file, MaxModule+1))
+	if err == nil && len(binary) > MaxModule {
+		err = tooLarge
+	}
+	return binary, err
 }
 
 func withoutPath(err error) error {

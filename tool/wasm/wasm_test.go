@@ -104,7 +104,9 @@ func TestWaysToEnd(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, err := run(t, assembled(t, c.m), "")
+			config := assembled(t, c.m)
+			config.MaxMemory = 16 << 20
+			_, err := run(t, config, "")
 			if c.want == "" && err != nil || c.want != "" && (err == nil || err.Error() != c.want && !strings.HasPrefix(err.Error(), c.want)) {
 				t.Errorf("error %v; want %q", err, c.want)
 			}
@@ -119,9 +121,10 @@ func TestBusyLoopIsStopped(t *testing.T) {
 	t.Parallel()
 	for name, m := range map[string]module{"spin": {code: spin}, "yield": {code: yield, imports: []string{"sched_yield"}}} {
 		it := newTool(t, assembled(t, m))
-		ctx, cancel := context.WithTimeoutCause(t.Context(), 20*time.Millisecond, errors.New("too late"))
-		defer cancel()
-		_, err := it.Run(ctx, nil)
+		err := runFor(t, it, 20*time.Millisecond)
+		for longer := 40 * time.Millisecond; strings.Contains(err.Error(), "not started"); longer *= 2 { // on a busy machine
+			err = runFor(t, it, longer)
+		}
 		if wantErr(t, err, "stopped", "too late"); err == nil {
 			t.Error(name)
 		}
@@ -133,6 +136,18 @@ func TestBusyLoopIsStopped(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// runFor runs a tool that does not end.
+func runFor(t *testing.T, it *wasm.Tool, d time.Duration) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeoutCause(t.Context(), d, errors.New("too late"))
+	defer cancel()
+	_, err := it.Run(ctx, nil)
+	if err == nil {
+		t.Fatal("it has ended")
+	}
+	return err
 }
 
 func guard(t *testing.T, it tool.Tool, o tool.Options) *tool.Guard {
