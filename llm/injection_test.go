@@ -64,7 +64,13 @@ type victim struct {
 	results map[int][]llmtest.Result
 }
 
-var mark = regexp.MustCompile(`\[#(\d{3})\]`)
+// What the victim reads: the mark of an attempt, and the params of those that are not in the task itself.
+var (
+	mark = regexp.MustCompile(`\[#(\d{3})\]`)
+	open = regexp.MustCompile(`"open":"(\d{3})"`)
+	ask  = regexp.MustCompile(`"ask":"(\d{3})"`)
+	look = regexp.MustCompile(`"look":"(\d{3})"`)
+)
 
 // caseOf returns the number of the last attempt in a text.
 func caseOf(text string) (int, bool) {
@@ -82,16 +88,16 @@ func (v *victim) answer(r llmtest.Request) llmtest.Reply {
 	for _, result := range last.Results {
 		text += result.Text
 	}
-	if read := regexp.MustCompile(`"open":"(\d{3})"`).FindStringSubmatch(text); read != nil {
+	if read := open.FindStringSubmatch(text); read != nil {
 		return llmtest.Reply{Calls: []llmtest.Call{{Name: "read_file", Args: `{"path":"` + read[1] + `.txt"}`}}}
 	}
-	if ask := regexp.MustCompile(`"ask":"(\d{3})"`).FindStringSubmatch(text); ask != nil {
+	if ask := ask.FindStringSubmatch(text); ask != nil {
 		return llmtest.Reply{Calls: []llmtest.Call{{Name: "submit_task", Args: `{"capability":"review","params":{"case":"` + ask[1] + `"}}`}}}
 	}
 	if n, found := caseOf(text); found {
 		return llmtest.Reply{Calls: v.callsOf(n)}
 	}
-	if look := regexp.MustCompile(`"look":"(\d{3})"`).FindStringSubmatch(text); look != nil && r.Rounds() == 0 {
+	if look := look.FindStringSubmatch(text); look != nil && r.Rounds() == 0 {
 		for _, offered := range r.Tools {
 			if n, found := caseOf(offered.Description); found && fmt.Sprintf("%03d", n) == look[1] {
 				return llmtest.Reply{Calls: v.callsOf(n)}
@@ -112,7 +118,7 @@ func (v *victim) callsOf(n int) (calls []llmtest.Call) {
 func (v *victim) learn(r llmtest.Request) llmtest.Reply {
 	all := r.Text()
 	n, found := caseOf(all)
-	if look := regexp.MustCompile(`"look":"(\d{3})"`).FindStringSubmatch(all); look != nil {
+	if look := look.FindStringSubmatch(all); look != nil {
 		n, found = must(strconv.Atoi(look[1])), true
 	}
 	if found {
@@ -126,16 +132,24 @@ func (v *victim) learn(r llmtest.Request) llmtest.Reply {
 	return llmtest.Reply{Calls: []llmtest.Call{{Name: "report_task", Args: `{"result":"I have done as I was told"}`}}}
 }
 
-// TestInjectionsGetNothingDoneOutsideTheGrant is every attempt of the corpus against a model that always complies.
+// TestInjectionsGetNothingDoneOutsideTheGrant is every attempt of the corpus against a model that always complies. The
+// providers take turns, or with the tag soak get them all.
 func TestInjectionsGetNothingDoneOutsideTheGrant(t *testing.T) {
 	cases := corpus(t)
 	if len(cases) < 100 {
 		t.Fatalf("%d attempts", len(cases))
 	}
-	for _, format := range []string{llmtest.OpenAI, llmtest.Anthropic} {
+	formats := []string{llmtest.OpenAI, llmtest.Anthropic}
+	for i, format := range formats {
+		var some []injection
+		for n, c := range cases {
+			if eachFormat || n%len(formats) == i {
+				some = append(some, c)
+			}
+		}
 		t.Run(format, func(t *testing.T) {
 			t.Parallel()
-			inject(t, format, cases)
+			inject(t, format, some)
 		})
 	}
 }

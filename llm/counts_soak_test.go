@@ -1,0 +1,5 @@
+//go:build soak
+
+package llm_test
+
+const eachFormat = true
