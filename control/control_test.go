@@ -343,7 +343,7 @@ func TestHangingConnectionsAreBounded(t *testing.T) {
 	for _, conn := range hanging {
 		conn.Close()
 	}
-	for giveUp := time.Now().Add(20 * time.Second); ; {
+	for giveUp := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		_, _, err := f.client.List(t.Context())
 		if err == nil {
 			return
@@ -375,7 +375,7 @@ func TestConnectionsEndWhenTheListenerFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(2 * time.Second)) // idle connections are ended much later
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second)) // idle connections are ended much later
 	if _, err := io.WriteString(conn, "GET /v1/approvals HTTP/1.1\r\nHost: control\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}

@@ -22,7 +22,7 @@ func dialAs(path string) int {
 		return 3
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
 	_, _ = io.WriteString(conn, "GET /v1/approvals HTTP/1.0\r\n\r\n")
 	if n, _ := conn.Read(make([]byte, 1)); n == 0 {
 		return 4

@@ -344,7 +344,7 @@ func (s *scene) reviewOf(claimed task.Task) string {
 
 // awaitResults waits until the victim has been told of all its calls.
 func (s *scene) awaitResults(n int) {
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(5 * time.Minute)
 	for i := 0; i < n; {
 		if len(s.victim.seen(i)) > 0 {
 			i++

@@ -32,7 +32,7 @@ func (h Held) Plus(more Held) Held {
 }
 
 // patience bounds the wait for what is on its way out.
-const patience = 20 * time.Second
+const patience = 2 * time.Minute
 
 // AtMost waits until the process holds no more than h, since goroutines and the kernel take a moment to end what has
 // been given up, and returns what it holds then. If it goes on to hold more, the test fails.

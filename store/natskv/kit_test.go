@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"strings"
@@ -22,7 +23,7 @@ import (
 )
 
 // patience bounds what should happen soon; only a failing test ever waits that long.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // broker is an embedded server, which keeps its place when it is started again.
 type broker struct {
@@ -44,7 +45,8 @@ func startBrokerIn(t testing.TB, dir string, o server.Options) *broker {
 	o.Host, o.NoSigs, o.NoLog = "127.0.0.1", true, true
 	o.JetStream, o.DisableJetStreamBanner, o.StoreDir = true, true, dir
 	o.JetStreamMaxStore, o.JetStreamMaxMemory = 8<<30, 256<<20
-	o.Port = server.RANDOM_PORT
+	ports, _ := freePorts(t, 1)
+	o.Port = ports[0]
 	if o.MaxPayload == 0 {
 		o.MaxPayload = maxPayload
 	}
@@ -65,7 +67,6 @@ func (b *broker) start(t testing.TB) {
 	if !b.ReadyForConnections(patience) {
 		t.Fatal("the server is not ready")
 	}
-	b.options.Port = b.Addr().(*net.TCPAddr).Port
 }
 
 func (b *broker) stop() {
@@ -186,15 +187,27 @@ func startCluster(t testing.TB, n int) cluster {
 func freePorts(t testing.TB, n int) (ports []int, routes []*url.URL) {
 	t.Helper()
 	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
+		l := listen(t)
 		defer l.Close()
 		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
 		routes = append(routes, &url.URL{Scheme: "nats-route", Host: l.Addr().String()})
 	}
 	return ports, routes
+}
+
+// listen listens at a port that no system gives to connections. A server that comes back would else find its port taken
+// now and then: by a client, which has got it while trying to reach it.
+func listen(t testing.TB) net.Listener {
+	t.Helper()
+	for tries := 0; ; tries++ {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(22000)))
+		if err == nil {
+			return l
+		}
+		if tries == 100 {
+			t.Fatal(err)
+		}
+	}
 }
 
 // url reaches all servers.

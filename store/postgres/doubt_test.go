@@ -180,7 +180,7 @@ func closeWhileStalled(t *testing.T, s *postgres.Store, server *pgtest.Server) {
 
 func awaitHealthy(t *testing.T, s *postgres.Store) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		if s.Healthy(t.Context()) == nil {
 			return
 		}

@@ -65,7 +65,7 @@ func TestLongListsLeftEarlyLeaveNothing(t *testing.T) {
 // Long lists within long lists use connections up to a bound, and then say so.
 func TestTooManyLongListsGetAnError(t *testing.T) {
 	t.Parallel()
-	s := open(t, postgres.Config{Patience: time.Second})
+	s := open(t, postgres.Config{Patience: 5 * time.Second}) // which is for each of them
 	fill(t, s, 1100, 1)
 	if err := nest(t, s, 16); err != nil {
 		t.Errorf("16 long lists: %v", err)

@@ -286,7 +286,7 @@ func TestProgramGetsNoEnvironmentButWhatIsConfigured(t *testing.T) {
 func TestTimeoutReachesTheServer(t *testing.T) {
 	t.Parallel()
 	s := start(t, config(t, "good", "hang", "await_cancelled"))
-	g := guard(t, s, tool.GuardConfig{Timeout: 50 * time.Millisecond})
+	g := guard(t, s, tool.GuardConfig{Timeout: time.Second}) // so that the call is on its way by then
 	if _, err := g.Run(within(t), "it.hang", nil); !errors.Is(err, tool.ErrTimeout) {
 		t.Errorf("error %v", err)
 	}

@@ -5,11 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
-	"net"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -79,12 +80,22 @@ func TestEverythingServer(t *testing.T) {
 func TestEverythingServerOverHTTP(t *testing.T) {
 	t.Parallel()
 	command := node(t, "server-everything")
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	port := ""
+	for tries := 0; port == ""; tries++ {
+		if port = serveHTTP(t, command); tries == 10 && port == "" {
+			t.Fatal("the server does not listen")
+		}
 	}
-	_, port, _ := net.SplitHostPort(free.Addr().String())
-	_ = free.Close()
+	s := start(t, subject{Config: mcp.Config{Name: "it", Tools: []string{"echo", "get-sum"}, URL: "http://127.0.0.1:" + port + "/mcp", Logger: slog.New(slog.DiscardHandler)}})
+	if got := mustRun(t, s, "get-sum", `{"a":40,"b":2}`); got != "text/plain: The sum of 40 and 2 is 42." {
+		t.Errorf("sum %s", got)
+	}
+}
+
+// serveHTTP starts the server at a port, and returns that, or "" if the server has ended: the port may be taken.
+func serveHTTP(t *testing.T, command []string) (port string) {
+	t.Helper()
+	port = strconv.Itoa(10000 + rand.IntN(22000)) // which no system gives to connections
 	cmd := exec.Command(command[0], append(command[1:], "streamableHttp")...)
 	cmd.Env = []string{"PORT=" + port}
 	said, err := cmd.StderrPipe()
@@ -98,12 +109,12 @@ func TestEverythingServerOverHTTP(t *testing.T) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	for lines := bufio.NewScanner(said); lines.Scan() && !strings.Contains(lines.Text(), port); {
+	for lines := bufio.NewScanner(said); lines.Scan(); {
+		if strings.Contains(lines.Text(), "listening on port "+port) {
+			return port
+		}
 	}
-	s := start(t, subject{Config: mcp.Config{Name: "it", Tools: []string{"echo", "get-sum"}, URL: "http://127.0.0.1:" + port + "/mcp", Logger: slog.New(slog.DiscardHandler)}})
-	if got := mustRun(t, s, "get-sum", `{"a":40,"b":2}`); got != "text/plain: The sum of 40 and 2 is 42." {
-		t.Errorf("sum %s", got)
-	}
+	return ""
 }
 
 func TestFilesystemServer(t *testing.T) {

@@ -65,7 +65,7 @@ func TestRemoteToolsAreTools(t *testing.T) {
 func TestTimeoutReachesARemoteServer(t *testing.T) {
 	t.Parallel()
 	s := start(t, remote(t, streamable(t, goodServer(), nil), "hang", "await_cancelled"))
-	g := guard(t, s, tool.GuardConfig{Timeout: 50 * time.Millisecond})
+	g := guard(t, s, tool.GuardConfig{Timeout: time.Second}) // so that the call is on its way by then
 	if _, err := g.Run(within(t), "it.hang", nil); !errors.Is(err, tool.ErrTimeout) {
 		t.Errorf("error %v", err)
 	}
