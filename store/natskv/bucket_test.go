@@ -110,7 +110,7 @@ func TestOpenWithoutJetStreamSaysSo(t *testing.T) {
 	if !plain.ReadyForConnections(patience) {
 		t.Fatal("the server is not ready")
 	}
-	_, err = natskv.Open(t.Context(), natskv.Config{JetStream: connect(t, plain.ClientURL()), Bucket: "b", Patience: 100 * time.Millisecond})
+	_, err = natskv.Open(t.Context(), natskv.Config{JetStream: connect(t, plain.ClientURL()), Bucket: "b", Patience: time.Second})
 	if err == nil || !strings.Contains(err.Error(), `open bucket "b"`) {
 		t.Fatalf("Open without JetStream gives %v", err)
 	}
@@ -123,7 +123,7 @@ func TestOpenWithoutPermissionSaysSo(t *testing.T) {
 		Publish:   &server.SubjectPermission{Deny: []string{"$JS.API.STREAM.>"}},
 		Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX.>"}},
 	}}}})
-	_, err := natskv.Open(t.Context(), natskv.Config{JetStream: b.connect(t, client.UserInfo("u", "p")), Bucket: "b", Patience: 200 * time.Millisecond})
+	_, err := natskv.Open(t.Context(), natskv.Config{JetStream: b.connect(t, client.UserInfo("u", "p")), Bucket: "b", Patience: time.Second})
 	if !errors.Is(err, client.ErrPermissionViolation) {
 		t.Fatalf("Open without permission gives %v", err)
 	}

@@ -192,7 +192,7 @@ func isAnswered(p *proxy, s *natskv.Store) bool {
 
 func TestPutWithoutAnswerIsNotAcknowledged(t *testing.T) {
 	t.Parallel()
-	p, s, other := doubtful(t, 200*time.Millisecond)
+	p, s, other := doubtful(t, 2*time.Second)
 	p.mute.Store(true)
 	_, err := s.Put(t.Context(), "a", []byte("1"), 0)
 	if !errors.Is(err, natskv.ErrInDoubt) || !errors.Is(err, natskv.ErrUnavailable) {
@@ -200,7 +200,7 @@ func TestPutWithoutAnswerIsNotAcknowledged(t *testing.T) {
 	}
 	until(t, "the change is stored", valueIs(t, other, "a", "1"))
 
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond) // it is sent by then
 	defer cancel()
 	_, err = s.Put(ctx, "b", []byte("1"), 0)
 	if !errors.Is(err, natskv.ErrInDoubt) || !errors.Is(err, context.DeadlineExceeded) {
@@ -214,7 +214,7 @@ func TestPutWithoutAnswerIsNotAcknowledged(t *testing.T) {
 func TestHealthTurnsWithTheConnection(t *testing.T) {
 	t.Parallel()
 	b := startBroker(t, server.Options{})
-	s := b.open(t, natskv.Config{Patience: 100 * time.Millisecond})
+	s := b.open(t, natskv.Config{Patience: time.Second})
 	list(t, s) // and follow the bucket from now on
 	if err := s.Healthy(); err != nil {
 		t.Fatal(err)
