@@ -52,7 +52,7 @@ func TestEveryFlippedBitIsFound(t *testing.T) {
 
 func TestFlippedBitsOfALargeLogAreFound(t *testing.T) {
 	t.Parallel()
-	file := must(os.ReadFile(written(t, config(t.TempDir()), 2000)[0]))
+	file := must(os.ReadFile(written(t, config(t.TempDir()), largeLog)[0]))
 	path := filepath.Join(t.TempDir(), "flipped.audit")
 	random := rand.New(rand.NewPCG(1, 2))
 	for range largeFlips {
