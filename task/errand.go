@@ -20,15 +20,21 @@ func (r *record) leave() {
 	r.errand.out = r
 }
 
-// returned ends the errand of a record, which has been written with a revision, 0 if it has not.
-func (r *record) returned(with store.Revision) {
+// arrived gives a record the revision with which it has been written.
+func (r *record) arrived(with store.Revision) {
+	r.errand.mu.Lock()
+	defer r.errand.mu.Unlock()
+	if r.revision == 0 { // it is not yet known that way
+		r.revision = with
+	}
+}
+
+// returned ends the errand of a record.
+func (r *record) returned() {
 	r.errand.mu.Lock()
 	defer r.errand.mu.Unlock()
 	if r.errand.out == r {
 		r.errand.out = nil
-	}
-	if r.revision == 0 { // it is not yet known that way
-		r.revision = with
 	}
 }
 
@@ -37,8 +43,11 @@ func (r *record) sent(ev store.TextEvent) *record {
 	r.errand.mu.Lock()
 	defer r.errand.mu.Unlock()
 	out := r.errand.out
-	if out == nil || out.revision != 0 {
+	if out == nil || out.revision != 0 && out.revision != ev.Revision {
 		return nil
+	}
+	if out.revision == ev.Revision {
+		return out
 	}
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)

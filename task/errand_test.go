@@ -64,7 +64,9 @@ func TestOwnChangesAreNotVerifiedAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.want(t, "t pending 0")
-		keys.asked.Store(0)
+		if n := keys.asked.Swap(0); n != 1 {
+			t.Errorf("a submission was verified with %d keys", n)
+		}
 
 		failed := by(t, ben, task.Failure(claimedBy(t, m, "t", ben), "no"))
 		r.want(t, "t assigned 1")

@@ -225,12 +225,12 @@ func (f *follower) apply(ev store.TextEvent) {
 		f.m.health.set(&f.m.health.following, nil)
 	}
 	id, _ := idOf(ev.Key) // a key that is not that of a task gives none, and fails to decode
-	r := f.m.recall(id)
+	r := f.own(id, ev)
+	if r == nil {
+		r = f.m.recall(id) // where its writer may have entered it meanwhile
+	}
 	if r != nil && r.revision > at {
 		return // the watch has yet to come to what is known
-	}
-	if own := f.own(r, ev); own != nil {
-		r = own
 	}
 	if r != nil && r.revision == at {
 		f.m.pass(r)
@@ -243,10 +243,17 @@ func (f *follower) apply(ev store.TextEvent) {
 }
 
 // own returns the record that a change has left if it is one that this program has under way, after that which
-// it knows.
-func (f *follower) own(known *record, ev store.TextEvent) *record {
-	if known == nil || known.revision == ev.Revision || ev.Op != store.OpPut {
+// it knows, or as the first of its task.
+func (f *follower) own(id string, ev store.TextEvent) *record {
+	known := f.m.recall(id)
+	if known != nil && known.revision >= ev.Revision || ev.Op != store.OpPut {
 		return nil
+	}
+	if known == nil {
+		fresh, _ := f.m.fresh.Load(id)
+		if known, _ = fresh.(*record); known == nil {
+			return nil
+		}
 	}
 	own := known.sent(ev)
 	if own != nil {

@@ -73,6 +73,7 @@ type Manager struct {
 	counts     counts
 	unreadable unreadable
 	strangers  strangers
+	fresh      sync.Map      // by ID: records of new tasks that are under way to the store, and not in the index yet
 	keep, dead time.Duration // how long tasks and dead letters are kept
 	attic      *attic
 	health     health
@@ -538,11 +539,16 @@ func (m *Manager) write(ctx context.Context, r, old *record) error {
 		rev = old.revision
 	}
 	r.leave()
+	defer r.returned()
+	if old == nil {
+		m.fresh.Store(r.spec.ID, r)
+		defer m.fresh.CompareAndDelete(r.spec.ID, r)
+	}
 	written, err := m.store.Put(ctx, r.key, *buf, rev)
-	r.returned(written)
 	if err != nil {
 		return err
 	}
+	r.arrived(written)
 	m.learn(r)
 	return nil
 }

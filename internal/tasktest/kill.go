@@ -42,8 +42,8 @@ func Kills(t *testing.T, loops int, place func(t *testing.T) string, open func(t
 	for left := loops; left > 0 && !t.Failed(); left -= livesOfAPlace {
 		t.Run(fmt.Sprint("Loop", loops-left+1), func(t *testing.T) {
 			k := &killer{t: t, test: name, place: place(t), ledger: newLedger(t)}
-			for range min(left, livesOfAPlace) {
-				if k.life(); t.Failed() {
+			for lives := min(left, livesOfAPlace); lives > 0; lives-- {
+				if k.life(lives == 1); t.Failed() {
 					return
 				}
 			}
@@ -61,10 +61,11 @@ type killer struct {
 	test   string
 	place  string
 	ledger *ledger
+	told   bool // whether the process has said anything
 }
 
 // life runs the process, and takes down what it says until it is gone.
-func (k *killer) life() {
+func (k *killer) life(last bool) {
 	k.t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^"+k.test+"$")
 	cmd.Env = append(os.Environ(), placeVariable+"="+k.place, nextVariable+"="+k.ledger.next())
@@ -78,7 +79,8 @@ func (k *killer) life() {
 		k.t.Fatal(err)
 	}
 	killed := make(chan struct{})
-	err = k.listen(out, sync.OnceFunc(func() { close(killed); cmd.Process.Kill() }))
+	early := rand.IntN(4) == 0 && (k.told || !last) // or there might be nothing to look at
+	err = k.listen(out, early, sync.OnceFunc(func() { close(killed); cmd.Process.Kill() }))
 	select {
 	case <-killed:
 	default:
@@ -91,9 +93,8 @@ func (k *killer) life() {
 }
 
 // listen has the process killed while it starts, or while it works, and reads to the end.
-func (k *killer) listen(out io.Reader, kill func()) (err error) {
+func (k *killer) listen(out io.Reader, early bool, kill func()) (err error) {
 	defer time.AfterFunc(patience, kill).Stop()
-	early := rand.IntN(4) == 0
 	if early {
 		defer time.AfterFunc(rand.N(100*time.Millisecond), kill).Stop()
 	}
@@ -106,6 +107,7 @@ func (k *killer) listen(out io.Reader, kill func()) (err error) {
 		if cut != nil {
 			return err // what is cut off was not told
 		}
+		k.told = true
 		if told == 0 && !early {
 			defer time.AfterFunc(rand.N(200*time.Millisecond), kill).Stop()
 		}

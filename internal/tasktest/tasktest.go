@@ -69,7 +69,7 @@ func Claimers(t *testing.T, stores []store.Store, claimers, tasks int, clocks ..
 }
 
 // patience is how long the store may take to tell what has happened.
-const patience = time.Minute
+const patience = 2 * time.Minute
 
 // race is one run of claimers.
 type race struct {
