@@ -258,7 +258,7 @@ func TestParallelTakesOverAnUnsteadyClock(t *testing.T) {
 func TestMemoryIsBounded(t *testing.T) {
 	l := newLimiter(t, new(clock), ratelimit.Config{Global: wide, Sender: wide, Topic: wide})
 	before := heap()
-	for i := range 150_000 { // which would take 8 MB if all were kept
+	for i := range 100_000 { // which would take 7 MB if all were kept
 		l.Take(senderID(i), []message.Topic{numbered(i)})
 	}
 	grown := heap() - before

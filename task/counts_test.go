@@ -2,4 +2,4 @@
 
 package task_test
 
-const propertyChecks = "30" // histories that properties are held against; 100 with the tag soak
+const propertyChecks = "20" // histories that properties are held against; 100 with the tag soak

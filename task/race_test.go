@@ -21,7 +21,7 @@ import (
 // under a lost claim.
 func TestManyManagersOneStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const managers, agents, tasks = 4, 8, 400
+		const managers, agents, tasks = 4, 8, 200
 		s, err := memory.New(memory.Config{})
 		if err != nil {
 			t.Fatal(err)
