@@ -9,4 +9,7 @@ const (
 	momentLists   = 20 // that are held against a writer
 	countRounds   = 10 // of each racer
 	churnRounds   = 40 // of each writer
+	pagedKeys     = 1200
+	cutRounds     = 8 // of each racer
+	manyLives     = 4
 )

@@ -8,4 +8,7 @@ const (
 	momentLists   = 50
 	countRounds   = 25
 	churnRounds   = 100
+	pagedKeys     = 1500
+	cutRounds     = 20
+	manyLives     = 8
 )

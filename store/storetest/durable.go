@@ -267,7 +267,7 @@ func wantThisOrNext(t *testing.T, s store.Store, last store.Entry) {
 // testInterruptedChanges gives up on changes at any moment. In the next life each is there as it was
 // written or not there, and those that were acknowledged are there.
 func testInterruptedChanges(t *testing.T, l *life) {
-	const rounds = 20
+	const rounds = cutRounds
 	value := strings.Repeat("whole", 2000)
 	var mu sync.Mutex
 	acknowledged := map[string]store.Revision{}
@@ -304,7 +304,7 @@ func testInterruptedChanges(t *testing.T, l *life) {
 }
 
 func testManyLives(t *testing.T, l *life) {
-	const lives = 8
+	const lives = manyLives
 	var rev store.Revision
 	var keys []string
 	for i := range lives {

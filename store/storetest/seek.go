@@ -69,7 +69,7 @@ func wantAfter(t *testing.T, s store.Store, prefix, after string, want ...string
 // testListAfterInPages reads more than any implementation reads ahead in pages of different lengths, each of which
 // it leaves early.
 func testListAfterInPages(t *testing.T, s store.Store) {
-	const n = 1500
+	const n = pagedKeys
 	spread(n, func(i int) { putOrError(t, s, fmt.Sprintf("page/%04d", i)) })
 	put(t, s, "page0", "", 0)
 	for _, length := range []int{1, 7, 1100} {
