@@ -76,18 +76,20 @@ var floors = map[string]int{
 	"replay":  7,
 	"role":    7,
 
-	"config":        8,
-	"llm/anthropic": 8,
-	"llm/llmtest":   8,
-	"llm/openai":    8,
+	"config":                8,
+	"llm/internal/provider": 8,
+	"llm/llmtest":           8,
 
-	"network": 9,
+	"llm/anthropic": 9,
+	"llm/openai":    9,
 
-	"internal/loadtest": 10,
+	"network": 10,
 
-	"cmd/converge":       11,
-	"examples/embedded":  11,
-	"examples/llm/model": 11,
+	"internal/loadtest": 11,
+
+	"cmd/converge":       12,
+	"examples/embedded":  12,
+	"examples/llm/model": 12,
 }
 
 func TestFloors(t *testing.T) {
