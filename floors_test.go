@@ -16,6 +16,7 @@ var floors = map[string]int{
 	"internal/group":     0,
 	"internal/held":      0,
 	"internal/listeners": 0,
+	"internal/loopback":  0,
 	"internal/ondisk":    0,
 	"internal/nearest":   0,
 	"internal/panics":    0,

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/converge-agents/converge/internal/loopback"
 )
 
 const (
@@ -32,15 +34,10 @@ func newRemote(c Config) (connect, error) {
 		return nil, errors.New("field URL: no name and password in it: use Header")
 	case u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
 		return nil, fmt.Errorf("field URL: want https://HOST/PATH, not the scheme %q", clip(u.Scheme, 16))
-	case u.Scheme == "http" && !isLoopback(u.Hostname()):
+	case u.Scheme == "http" && !loopback.Is(u.Hostname()):
 		return nil, fmt.Errorf("field URL: http to %q would show all to whoever is on the way: use https", clip(u.Hostname(), 64))
 	}
 	return func(ctx context.Context) (*carrier, error) { return dial(ctx, c, u) }, nil
-}
-
-func isLoopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 func dial(ctx context.Context, c Config, u *url.URL) (*carrier, error) {
@@ -81,7 +78,7 @@ func dialer(plain bool) *net.Dialer {
 	d := &net.Dialer{Timeout: dialTimeout}
 	if plain {
 		d.Control = func(_, address string, _ syscall.RawConn) error {
-			if host, _, err := net.SplitHostPort(address); err != nil || !isLoopback(host) {
+			if host, _, err := net.SplitHostPort(address); err != nil || !loopback.Is(host) {
 				return fmt.Errorf("http to %s, which is not this machine", address)
 			}
 			return nil
