@@ -22,6 +22,16 @@ func (r *reader) set(is bool) {
 	}
 }
 
+// some reads a map that is not empty.
+func (r *reader) some(field func(key int64)) {
+	is := false
+	r.Fields(func(key int64) {
+		is = true
+		field(key)
+	})
+	r.set(is)
+}
+
 func (r *reader) unknown() { r.Fail(cose.ErrUnexpected) }
 
 func (r *reader) uint() uint64 {
