@@ -2,7 +2,6 @@ package network
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -11,6 +10,7 @@ import (
 	"github.com/converge-agents/converge/approval"
 	"github.com/converge-agents/converge/config"
 	"github.com/converge-agents/converge/control"
+	"github.com/converge-agents/converge/internal/advice"
 )
 
 // addApprovals makes the one service that approves the tool calls of all agents.
@@ -82,9 +82,8 @@ func (n *Network) serveControl() (run func(ctx context.Context)) {
 	server, err := control.Listen(control.Config{Dir: n.dir, Approvals: n.approvals, Logger: n.log})
 	if err != nil {
 		attributes := []any{"error", err}
-		var hinted interface{ Hint() string }
-		if errors.As(err, &hinted) {
-			attributes = append(attributes, "remedy", hinted.Hint())
+		if remedy := advice.In(err); remedy != "" {
+			attributes = append(attributes, "remedy", remedy)
 		}
 		n.log.Warn("nobody can decide on tool calls through this process", attributes...)
 		return func(context.Context) {}

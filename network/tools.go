@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/config"
+	"github.com/converge-agents/converge/internal/advice"
 	"github.com/converge-agents/converge/tool"
 	"github.com/converge-agents/converge/tool/command"
 )
@@ -48,10 +49,9 @@ func (n *Network) checkParams(t config.Task) error {
 			continue
 		}
 		if wanted, known := n.params[name]; serves && known && !slices.Equal(given, wanted) {
-			return &hinted{
+			return advice.On(
 				fmt.Errorf("params: %s; but tool %q takes %s", list(given), name, list(wanted)),
-				"a tool takes the {names} of its templates, all of them and no others",
-			}
+				"a tool takes the {names} of its templates, all of them and no others")
 		}
 	}
 	if !served { // the configuration has been checked: there are workers elsewhere
@@ -114,7 +114,7 @@ func checkFolder(key, path string) error {
 	}
 	err = fmt.Errorf("%s: folder %q: %w", key, path, withoutPath(err))
 	if abs, absErr := filepath.Abs(path); absErr == nil && abs != path {
-		return &hinted{err, fmt.Sprintf("this path is relative to the current directory; that makes it %s", abs)}
+		return advice.On(err, fmt.Sprintf("this path is relative to the current directory; that makes it %s", abs))
 	}
 	return err
 }
