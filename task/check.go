@@ -14,6 +14,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/cut"
 	"github.com/converge-agents/converge/internal/proof"
 )
 
@@ -237,18 +238,7 @@ func checkResult(result []byte, mediaType string) error {
 
 // fitReason makes any text fit to be kept as the reason for a failure: an error may be long, and losing
 // its end is better than losing the failure.
-func fitReason(reason string) string {
-	reason = strings.ToValidUTF8(reason, "\uFFFD")
-	if len(reason) <= MaxReason {
-		return reason
-	}
-	const mark = "…"
-	end := MaxReason - len(mark)
-	for !utf8.RuneStart(reason[end]) {
-		end--
-	}
-	return reason[:end] + mark
-}
+func fitReason(reason string) string { return cut.Marked(reason, MaxReason) }
 
 func invalid(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrInvalid, fmt.Sprintf(format, args...))

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/jsonschema-go/jsonschema"
 
+	"github.com/converge-agents/converge/internal/cut"
 	"github.com/converge-agents/converge/internal/nearest"
 )
 
@@ -151,4 +152,4 @@ func isName(s string) bool {
 }
 
 // clip bounds a name that comes from an agent, for logs and errors.
-func clip(name string) string { return name[:min(len(name), maxName)] }
+func clip(name string) string { return cut.Text(name, maxName) }

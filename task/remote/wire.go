@@ -6,6 +6,7 @@ import (
 
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/internal/cose"
+	"github.com/converge-agents/converge/internal/cut"
 	"github.com/converge-agents/converge/message"
 )
 
@@ -135,7 +136,7 @@ func open(body []byte, field func(r *reader, key int64)) failure {
 	case found > version:
 		return failure{codeUnsupported, fmt.Sprintf("version %d; it knows version %d", found, version)}
 	case err != nil:
-		return failure{codeMalformed, fit(err.Error(), maxText)}
+		return failure{codeMalformed, cut.Marked(err.Error(), maxText)}
 	case found == 0:
 		return failure{codeMalformed, "it has no version"}
 	}

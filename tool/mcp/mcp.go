@@ -43,6 +43,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/converge-agents/converge/internal/cut"
 	"github.com/converge-agents/converge/internal/process"
 	"github.com/converge-agents/converge/internal/sandbox"
 	"github.com/converge-agents/converge/tool"
@@ -135,7 +136,7 @@ func New(c Config) (*Server, error) {
 		c.Logger = slog.Default()
 	}
 	if err := c.check(); err != nil {
-		return nil, fmt.Errorf("mcp server %q: %w", clip(c.Name, 64), err)
+		return nil, fmt.Errorf("mcp server %q: %w", cut.Marked(c.Name, 64), err)
 	}
 	s := &Server{config: c, log: c.Logger.With("server", c.Name), changed: make(chan struct{}), checkTimeout: c.StartTimeout}
 	var err error
@@ -173,7 +174,7 @@ func (c Config) check() error {
 func (c Config) checkTools() error {
 	for i, name := range c.Tools {
 		if !isToolName(c.Name, name) {
-			return fmt.Errorf("field Tools[%d] %q: a name is letters, digits, '_', '-' and '.', at most %d with the server's", i, clip(name, 64), maxToolName)
+			return fmt.Errorf("field Tools[%d] %q: a name is letters, digits, '_', '-' and '.', at most %d with the server's", i, cut.Marked(name, 64), maxToolName)
 		}
 		if slices.Contains(c.Tools[:i], name) {
 			return fmt.Errorf("field Tools[%d]: %q is given twice", i, name)
@@ -181,7 +182,7 @@ func (c Config) checkTools() error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Pins)) {
 		if !slices.Contains(c.Tools, name) {
-			return fmt.Errorf("field Pins: %q is not one of Tools", clip(name, 64))
+			return fmt.Errorf("field Pins: %q is not one of Tools", cut.Marked(name, 64))
 		}
 	}
 	return nil

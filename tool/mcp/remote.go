@@ -15,6 +15,7 @@ import (
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
+	"github.com/converge-agents/converge/internal/cut"
 	"github.com/converge-agents/converge/internal/loopback"
 )
 
@@ -33,9 +34,9 @@ func newRemote(c Config) (connect, error) {
 	case u.User != nil:
 		return nil, errors.New("field URL: no name and password in it: use Header")
 	case u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
-		return nil, fmt.Errorf("field URL: want https://HOST/PATH, not the scheme %q", clip(u.Scheme, 16))
+		return nil, fmt.Errorf("field URL: want https://HOST/PATH, not the scheme %q", cut.Marked(u.Scheme, 16))
 	case u.Scheme == "http" && !loopback.Is(u.Hostname()):
-		return nil, fmt.Errorf("field URL: http to %q would show all to whoever is on the way: use https", clip(u.Hostname(), 64))
+		return nil, fmt.Errorf("field URL: http to %q would show all to whoever is on the way: use https", cut.Marked(u.Hostname(), 64))
 	}
 	return func(ctx context.Context) (*carrier, error) { return dial(ctx, c, u) }, nil
 }
