@@ -139,17 +139,17 @@ type Tool struct {
 // ErrClosed is the error of calls of a tool that has been closed.
 var ErrClosed = errors.New("the tool is closed")
 
-// New checks the whole configuration, and reads and compiles the module, which takes seconds if it has some megabytes; ctx
-// cannot cut that short. Its errors name the field at fault.
-func New(ctx context.Context, c Config) (*Tool, error) {
-	t, err := c.build(ctx)
+// New checks the whole configuration, and reads and compiles the module, which takes seconds if it has some megabytes.
+// Its errors name the field at fault.
+func New(c Config) (*Tool, error) {
+	t, err := c.build()
 	if err != nil {
 		return nil, fmt.Errorf("wasm tool %q: %w", c.Name, err)
 	}
 	return t, nil
 }
 
-func (c Config) build(ctx context.Context) (*Tool, error) {
+func (c Config) build() (*Tool, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
@@ -162,7 +162,7 @@ func (c Config) build(ctx context.Context) (*Tool, error) {
 	}
 	t := &Tool{config: c}
 	t.ended, t.end = context.WithCancelCause(context.Background())
-	if err := t.compile(context.WithoutCancel(ctx), binary); err != nil {
+	if err := t.compile(binary); err != nil {
 		return nil, errors.Join(fmt.Errorf("field File %q: %w", c.File, err), t.Close())
 	}
 	return t, nil
@@ -243,7 +243,8 @@ func withoutPath(err error) error {
 	return err
 }
 
-func (t *Tool) compile(ctx context.Context, binary []byte) error {
+func (t *Tool) compile(binary []byte) error {
+	ctx := context.Background() // the compiler does not look at it
 	binary, err := boundTables(binary)
 	if err != nil {
 		return err
