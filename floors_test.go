@@ -49,6 +49,7 @@ var floors = map[string]int{
 	"approval":       2,
 	"tool/mcp":       2,
 
+	"internal/testkit": 2,
 	"internal/peertls": 2,
 	"internal/proof":   2,
 
