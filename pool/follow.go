@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/sleep"
 	"github.com/converge-agents/converge/store"
 )
 
@@ -113,14 +114,7 @@ func (f *follower) begin() {
 // wait returns false when ctx is done.
 func (f *follower) wait(ctx context.Context) bool {
 	f.pause = min(max(2*f.pause, minPause), maxPause)
-	timer := time.NewTimer(f.pause)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+	return sleep.For(ctx, f.pause) == nil
 }
 
 // follow returns the error that ends the watch.

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/http"
 	"time"
+
+	"github.com/converge-agents/converge/internal/sleep"
 )
 
 // wire is a wire format.
@@ -105,17 +107,7 @@ func answer(w http.ResponseWriter, r *http.Request, format wire, request Request
 }
 
 func pause(r *http.Request, d time.Duration) bool {
-	if d <= 0 {
-		return true
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-r.Context().Done():
-		return false
-	}
+	return d <= 0 || sleep.For(r.Context(), d) == nil
 }
 
 func write(w http.ResponseWriter, status int, body, raw string) {

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/converge-agents/converge/internal/sleep"
 	"github.com/converge-agents/converge/task"
 )
 
@@ -109,7 +110,7 @@ func (c *Client) follow(ctx context.Context) {
 			idle.wait(ctx)
 			continue
 		case came == news:
-			sleep(ctx, pollPause/2+rand.N(pollPause))
+			sleep.For(ctx, pollPause/2+rand.N(pollPause))
 		}
 		failed, idle = 0, 0
 	}

@@ -50,6 +50,7 @@ import (
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 
 	"github.com/converge-agents/converge/internal/capture"
+	"github.com/converge-agents/converge/internal/sleep"
 	"github.com/converge-agents/converge/tool"
 )
 
@@ -359,7 +360,7 @@ func (t *Tool) instantiate(ctx context.Context, stdin io.Reader, stdout, stderr 
 		c = c.WithEnv(name, t.config.Env[name])
 	}
 	if t.config.Clock {
-		c = c.WithSysWalltime().WithSysNanotime().WithNanosleep(func(ns int64) { sleep(ctx, time.Duration(ns)) })
+		c = c.WithSysWalltime().WithSysNanotime().WithNanosleep(func(ns int64) { _ = sleep.For(ctx, time.Duration(ns)) })
 	}
 	if t.config.Random {
 		c = c.WithRandSource(rand.Reader)
@@ -379,14 +380,4 @@ func (t *Tool) instantiate(ctx context.Context, stdin io.Reader, stdout, stderr 
 		err = errors.Join(err, module.Close(context.WithoutCancel(ctx)))
 	}
 	return err
-}
-
-// sleep lasts as long as the module wants, or until the call is over.
-func sleep(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
 }
