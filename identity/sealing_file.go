@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"syscall"
 	"time"
 
@@ -85,7 +84,7 @@ func (k *SealingKeys) save(keys []heldKey) error {
 	}
 	data, err := encodeSealingKeys(keys)
 	if err == nil {
-		err = replaceSealingFile(k.config.Path, data)
+		err = ondisk.Replace(k.config.Path, data, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("write sealing keys %s: %w", k.config.Path, err)
@@ -104,25 +103,6 @@ func (k *SealingKeys) checkFile() error {
 		err = fmt.Errorf("%w: give each agent and process a file of its own", ErrSealingFileTaken)
 	}
 	return err
-}
-
-// replaceSealingFile writes a file of mode 0600 so that after a crash it is either the old or the new one.
-func replaceSealingFile(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".sealing-*") // of mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return ondisk.SyncDir(filepath.Dir(path))
 }
 
 func encodeSealingKeys(keys []heldKey) ([]byte, error) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/converge-agents/converge/config"
 	"github.com/converge-agents/converge/internal/advice"
+	"github.com/converge-agents/converge/internal/ondisk"
 	"github.com/converge-agents/converge/tool/command"
 )
 
@@ -69,7 +70,7 @@ func checkCommand(key string, t config.Tool) (program string, err error) {
 		if lookup, ok := errors.AsType[*exec.Error](err); ok {
 			err = lookup.Err
 		}
-		return "", advice.On(fmt.Errorf("%s.command: program %q: %w", key, t.Command[0], withoutPath(err)), "install it, or give the path of an executable file")
+		return "", advice.On(fmt.Errorf("%s.command: program %q: %w", key, t.Command[0], ondisk.WithoutPath(err)), "install it, or give the path of an executable file")
 	}
 	if t.Dir != "" {
 		err = checkFolder(key+".dir", t.Dir)

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/converge-agents/converge/config"
 	"github.com/converge-agents/converge/internal/advice"
+	"github.com/converge-agents/converge/internal/ondisk"
 	"github.com/converge-agents/converge/tool"
 	"github.com/converge-agents/converge/tool/command"
 )
@@ -112,7 +112,7 @@ func checkFolder(key, path string) error {
 	if err == nil {
 		return nil
 	}
-	err = fmt.Errorf("%s: folder %q: %w", key, path, withoutPath(err))
+	err = fmt.Errorf("%s: folder %q: %w", key, path, ondisk.WithoutPath(err))
 	if abs, absErr := filepath.Abs(path); absErr == nil && abs != path {
 		return advice.On(err, fmt.Sprintf("this path is relative to the current directory; that makes it %s", abs))
 	}
@@ -125,15 +125,7 @@ func checkExists(key, path string) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("%s: %q: %w", key, path, withoutPath(err))
-}
-
-// withoutPath leaves out what an [fs.PathError] would say twice.
-func withoutPath(err error) error {
-	if p, ok := errors.AsType[*fs.PathError](err); ok {
-		return p.Err
-	}
-	return err
+	return fmt.Errorf("%s: %q: %w", key, path, ondisk.WithoutPath(err))
 }
 
 // configured is a tool of the configuration. Abort ends its calls, and where the configuration says so,

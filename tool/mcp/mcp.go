@@ -32,7 +32,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -44,6 +43,7 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/internal/cut"
+	"github.com/converge-agents/converge/internal/ondisk"
 	"github.com/converge-agents/converge/internal/process"
 	"github.com/converge-agents/converge/internal/sandbox"
 	"github.com/converge-agents/converge/tool"
@@ -278,14 +278,11 @@ func grant(to *[]string, field string, paths []string) error {
 		if err == nil {
 			_, err = os.Stat(abs)
 		}
-		if failed, ok := errors.AsType[*fs.PathError](err); ok {
-			err = failed.Err // without the path once more
-		}
 		if path == "" {
 			err = errors.New(`is empty; "." is the current directory`)
 		}
 		if err != nil {
-			return fmt.Errorf("field %s[%d] %q: %w", field, i, path, err)
+			return fmt.Errorf("field %s[%d] %q: %w", field, i, path, ondisk.WithoutPath(err))
 		}
 		*to = append(*to, abs)
 	}

@@ -35,7 +35,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
 	"os"
 	"path"
@@ -50,6 +49,7 @@ import (
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 
 	"github.com/converge-agents/converge/internal/capture"
+	"github.com/converge-agents/converge/internal/ondisk"
 	"github.com/converge-agents/converge/internal/sleep"
 	"github.com/converge-agents/converge/tool"
 )
@@ -220,12 +220,12 @@ func (c Config) checkMounts() error {
 func (c Config) read() ([]byte, error) {
 	file, err := os.Open(c.File)
 	if err != nil {
-		return nil, withoutPath(err)
+		return nil, ondisk.WithoutPath(err)
 	}
 	defer file.Close()
 	binary, err := io.ReadAll(io.LimitReader(file, MaxModule+1))
 	if err != nil {
-		return nil, withoutPath(err)
+		return nil, ondisk.WithoutPath(err)
 	}
 	if len(binary) > MaxModule {
 		return nil, fmt.Errorf("more than %d bytes", MaxModule)
@@ -235,13 +235,6 @@ func (c Config) read() ([]byte, error) {
 		return nil, fmt.Errorf("its SHA-256 is %s, not %s as in the field SHA256: it is not the module that was meant", got, c.SHA256)
 	}
 	return binary, nil
-}
-
-func withoutPath(err error) error {
-	if p, ok := errors.AsType[*fs.PathError](err); ok {
-		return p.Err
-	}
-	return err
 }
 
 func (t *Tool) compile(binary []byte) error {
@@ -370,7 +363,7 @@ func (t *Tool) instantiate(ctx context.Context, stdin io.Reader, stdout, stderr 
 	for _, m := range t.config.Mounts {
 		root, err := os.OpenRoot(m.Dir)
 		if err != nil {
-			return fmt.Errorf("mount %s: %w", m.At, withoutPath(err))
+			return fmt.Errorf("mount %s: %w", m.At, ondisk.WithoutPath(err))
 		}
 		defer root.Close()
 		files = files.(sysfs.FSConfig).WithSysFSMount(&folder{root: root, write: m.Write, session: shared}, m.At)
