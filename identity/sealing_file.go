@@ -6,10 +6,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
-	"syscall"
 	"time"
 
 	"github.com/converge-agents/converge/internal/cose"
@@ -43,33 +40,21 @@ func (k *SealingKeys) load() error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err == nil {
-		k.keys, err = parseSealingKeys(data)
-	}
 	if err != nil {
+		return err
+	}
+	if k.keys, err = parseSealingKeys(data); err != nil {
 		return fmt.Errorf("read sealing keys %s: %w", k.config.Path, err)
 	}
 	k.file = sha256.Sum256(data)
 	return nil
 }
 
-// readSealingFile returns the bytes of a file that only its owner can access.
+// readSealingFile returns the bytes of a file of sealing keys.
 func readSealingFile(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO would block
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if err := checkMode(path, info); err != nil {
-		return nil, err
-	}
-	data, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
+	data, err := readPrivate("sealing keys", path)
 	if err == nil && len(data) > maxKeyFile {
-		err = fmt.Errorf("%w: larger than %d bytes", ErrSealingFile, maxKeyFile)
+		err = fmt.Errorf("read sealing keys %s: %w: larger than %d bytes", path, ErrSealingFile, maxKeyFile)
 	}
 	return data, err
 }
