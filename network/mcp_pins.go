@@ -97,15 +97,9 @@ func OpenMCPPins(ctx context.Context, c *config.Config, o Options) (pins *mcp.Pi
 	if !c.StoreSurvives() {
 		return nil, nil, advice.On(errors.New("the store memory keeps no pins"), "pin tools in the file: mcp[].pins, or choose a store that stays, such as store: sqlite")
 	}
-	n := newNetwork(c, o)
-	steps := []func() error{n.makeDir, func() error { return n.openStore(ctx) }}
-	if c.StoreKind() == config.StoreNATS {
-		steps = slices.Insert(steps, 1, n.addTransport)
-	}
-	for _, step := range steps {
-		if err := step(); err != nil {
-			return nil, nil, errors.Join(err, n.Close())
-		}
+	n, err := withStore(ctx, c, o)
+	if err != nil {
+		return nil, nil, err
 	}
 	return mcp.NewPins(n.store, c.Network), n.Close, nil
 }
