@@ -20,6 +20,7 @@ var floors = map[string]int{
 	"internal/listeners": 0,
 	"internal/loopback":  0,
 	"internal/ondisk":    0,
+	"internal/names":     0,
 	"internal/nearest":   0,
 	"internal/panics":    0,
 	"internal/pgtest":    0,

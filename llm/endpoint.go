@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/internal/loopback"
+	"github.com/converge-agents/converge/internal/names"
 )
 
 // Defaults of an [Endpoint].
@@ -230,8 +231,7 @@ func reasonOf(status int, code string) error {
 
 // word keeps what is one word of the sort that error codes are, and no part of the key.
 func (e Endpoint) word(code string) string {
-	isWord := code != "" && len(code) <= 64 && strings.Trim(code, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.") == ""
-	if !isWord || e.Key.isIn(code) {
+	if !names.Is(code, 64, "_-.") || e.Key.isIn(code) {
 		return ""
 	}
 	return code

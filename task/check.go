@@ -15,6 +15,7 @@ import (
 
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/internal/cut"
+	"github.com/converge-agents/converge/internal/names"
 	"github.com/converge-agents/converge/internal/proof"
 )
 
@@ -183,14 +184,8 @@ func checkTTL(field string, ttl time.Duration) error {
 }
 
 func checkName(field, name string) error {
-	if name == "" || len(name) > maxName {
-		return invalid("%s has %d bytes; a name has 1 to %d", field, len(name), maxName)
-	}
-	for i, c := range []byte(name) {
-		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
-		if !letter && strings.IndexByte("._:/@+-", c) < 0 {
-			return invalid(`%s %q: byte %d is %q; a name is made of letters, digits and "._:/@+-"`, field, name, i+1, c)
-		}
+	if err := names.Check(field, name, maxName, "._:/@+-"); err != nil {
+		return invalid("%v", err)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/converge-agents/converge/internal/names"
 	"github.com/converge-agents/converge/internal/sleep"
 )
 
@@ -67,14 +68,7 @@ func checkTools(tools []Tool) error {
 }
 
 // isName holds the stricter of both servers' rules.
-func isName(s string) bool {
-	for _, c := range []byte(s) {
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '-') {
-			return false
-		}
-	}
-	return 0 < len(s) && len(s) <= 64
-}
+func isName(s string) bool { return names.Is(s, 64, "_-") }
 
 // answer writes a reply, or fails as it says.
 func answer(w http.ResponseWriter, r *http.Request, format wire, request Request, reply Reply) {

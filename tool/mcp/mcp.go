@@ -43,6 +43,7 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/internal/cut"
+	"github.com/converge-agents/converge/internal/names"
 	"github.com/converge-agents/converge/internal/ondisk"
 	"github.com/converge-agents/converge/internal/process"
 	"github.com/converge-agents/converge/internal/sandbox"
@@ -190,21 +191,9 @@ func (c Config) checkTools() error {
 
 const maxToolName = 128 // of package tool
 
-func isServerName(s string) bool { return 0 < len(s) && len(s) <= 64 && isPlain(s, "_-") }
+func isServerName(s string) bool { return names.Is(s, 64, "_-") }
 
-func isToolName(server, s string) bool {
-	return s != "" && len(server)+1+len(s) <= maxToolName && isPlain(s, "_-.")
-}
-
-// isPlain reports whether s is made of letters, digits and the bytes of others.
-func isPlain(s, others string) bool {
-	for _, c := range []byte(s) {
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte(others, c) >= 0) {
-			return false
-		}
-	}
-	return true
-}
+func isToolName(server, s string) bool { return names.Is(s, maxToolName-len(server)-1, "_-.") }
 
 func (c Config) grants() bool { return len(c.Read)+len(c.Write) > 0 || c.Network || c.UnixSockets }
 
