@@ -3,7 +3,6 @@ package pool
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"github.com/converge-agents/converge/identity"
@@ -26,22 +25,14 @@ type Change struct {
 // logged and tried again. While somebody is attached, the manager runs one goroutine, which follows the store;
 // the last detach stops it and waits for it.
 func (m *Manager) Attach(fn func(Change)) (detach func()) {
-	m.life.Lock()
-	defer m.life.Unlock()
-	l, now := m.listeners.Add(fn)
-	if now == 1 {
-		m.start()
-	}
-	return sync.OnceFunc(func() {
-		m.life.Lock()
-		defer m.life.Unlock()
-		if m.listeners.Remove(l) == 0 {
-			m.stop()
-			m.running.Wait()
-			m.setAttached(false)
-			m.health.forget()
-		}
-	})
+	return m.listeners.Attach(fn, m.start, m.halt)
+}
+
+func (m *Manager) halt() {
+	m.stop()
+	m.running.Wait()
+	m.setAttached(false)
+	m.health.forget()
 }
 
 func (m *Manager) start() {

@@ -84,7 +84,6 @@ type Manager struct {
 
 	listeners listeners.List[Task]
 
-	life    sync.Mutex // held while the goroutines start and stop
 	running sync.WaitGroup
 	stop    context.CancelFunc
 }

@@ -60,7 +60,6 @@ type Client struct {
 
 	listeners listeners.List[task.Task]
 
-	life    sync.Mutex // held while the goroutine starts and stops
 	running sync.WaitGroup
 	stop    context.CancelFunc
 }
