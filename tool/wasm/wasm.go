@@ -40,7 +40,6 @@ import (
 	"path"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/google/jsonschema-go/jsonschema"
@@ -49,6 +48,7 @@ import (
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 
 	"github.com/converge-agents/converge/internal/capture"
+	"github.com/converge-agents/converge/internal/inflight"
 	"github.com/converge-agents/converge/internal/ondisk"
 	"github.com/converge-agents/converge/internal/sleep"
 	"github.com/converge-agents/converge/tool"
@@ -130,11 +130,9 @@ type Tool struct {
 	runtime wazero.Runtime
 	module  wazero.CompiledModule
 
-	mu     sync.Mutex
-	closed bool
-	calls  sync.WaitGroup
-	ended  context.Context // when Close is called
-	end    context.CancelCauseFunc
+	calls inflight.Group
+	ended context.Context // when Close is called
+	end   context.CancelCauseFunc
 }
 
 // ErrClosed is the error of calls of a tool that has been closed.
@@ -273,26 +271,13 @@ func (t *Tool) compile(binary []byte) error {
 
 // Close stops calls that run, waits until they have ended, and frees the module.
 func (t *Tool) Close() error {
-	t.mu.Lock()
-	t.closed = true
-	t.mu.Unlock()
+	t.calls.Shut()
 	t.end(ErrClosed)
 	t.calls.Wait()
 	if t.runtime == nil {
 		return nil
 	}
 	return t.runtime.Close(context.Background())
-}
-
-// enter counts a call, unless the tool is closed.
-func (t *Tool) enter() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.closed {
-		return ErrClosed
-	}
-	t.calls.Add(1)
-	return nil
 }
 
 // Name implements [tool.Tool].
@@ -314,8 +299,8 @@ func (t *Tool) Annotations() tool.Annotations {
 // [tool.OutputLimit], or beyond [tool.DefaultMaxOutput] without a guard, wraps [tool.ErrOutputTooLarge], and the end of
 // ctx wraps its cause. No error's text holds what is in the params or what the module wrote.
 func (t *Tool) Run(ctx context.Context, params json.RawMessage) (tool.Output, error) {
-	if err := t.enter(); err != nil {
-		return tool.Output{}, err
+	if !t.calls.Begin() {
+		return tool.Output{}, ErrClosed
 	}
 	defer t.calls.Done()
 	ctx, cancel := context.WithCancelCause(ctx)
