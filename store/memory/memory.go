@@ -27,7 +27,7 @@ import (
 )
 
 // Config bounds what a store holds. Bytes count keys and values; the bookkeeping of an entry adds
-// 180 to 280 bytes to them, and the store 512 KiB. The zero Config is a good default.
+// 190 to 290 bytes to them, and up to 512 KiB in all. The zero Config is a good default.
 type Config struct {
 	MaxEntries int   // entries; 0 means 4,194,304. Beyond it Put creates nothing and returns store.ErrFull.
 	MaxBytes   int64 // bytes of entries; 0 means 1 GiB. A Put that grows them beyond it returns store.ErrFull.
