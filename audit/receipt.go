@@ -35,6 +35,7 @@ const (
 var kindNames = [kindCount]string{
 	KindMessage: "message", KindRefusal: "refusal", KindTurn: "turn", KindDecision: "decision", KindApproval: "approval",
 	KindCall: "call", KindResult: "result", KindTask: "task", KindModel: "model", KindStart: "start", KindStop: "stop", KindLog: "log",
+	KindOperator: "operator",
 }
 
 // Kinds returns all kinds.
