@@ -29,6 +29,7 @@ const (
 	KindStart                    // an agent started
 	KindStop                     // an agent stopped
 	KindLog                      // the log itself was opened, mended or shortened
+	KindOperator                 // somebody who runs the network did something to it
 	kindCount
 )
 
