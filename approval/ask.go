@@ -188,7 +188,7 @@ func (s *Service) checkRoom(ctx context.Context, c *call, now time.Time) error {
 
 func newRecord(c *call, now time.Time, timeout time.Duration) *record {
 	now = now.Round(0).UTC()
-	params, cut := show(c.Params)
+	params, cut := Show(c.Params)
 	return &record{
 		hash:       c.hash[:],
 		paramsHash: c.params[:],
