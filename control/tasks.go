@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -157,7 +158,11 @@ func parseTaskQuery(v url.Values) (q TaskQuery, err error) {
 			return q, err
 		}
 	}
-	return q, q.check()
+	if err := q.Check(); err != nil {
+		return q, err
+	}
+	q.Limit = cmp.Or(q.Limit, DefaultPage)
+	return q, nil
 }
 
 func parseAge(text string) (time.Duration, error) {
@@ -173,7 +178,8 @@ var states = []string{"pending", "assigned", "completed", "failed", "cancelled",
 // States returns the states that a [TaskQuery] may ask for.
 func States() []string { return slices.Clone(states) }
 
-func (q *TaskQuery) check() error {
+// Check reports what is wrong with a query, as far as that can be said without the tasks.
+func (q *TaskQuery) Check() error {
 	for _, state := range q.States {
 		if !slices.Contains(states, state) {
 			return fmt.Errorf("there is no state %.32q", state)
@@ -184,8 +190,6 @@ func (q *TaskQuery) check() error {
 		return fmt.Errorf("the state %s goes with no other one", Dead)
 	case q.Limit < 0 || q.Limit > MaxPage:
 		return fmt.Errorf("limit is 1 to %d, not %d", MaxPage, q.Limit)
-	case q.Limit == 0:
-		q.Limit = DefaultPage
 	}
 	return nil
 }

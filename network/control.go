@@ -28,7 +28,7 @@ func (n *Network) serveControl() (run func(ctx context.Context)) {
 		if errors.As(err, &hinted) {
 			attributes = append(attributes, "remedy", hinted.Hint())
 		}
-		n.log.Warn("nobody can decide on tool calls through this process", attributes...)
+		n.log.Warn("nobody can decide on tool calls, or look after tasks and keys, through this process", attributes...)
 		return func(context.Context) {}
 	}
 	n.log.Debug("serving the control socket", "path", server.Addr())
