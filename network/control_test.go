@@ -13,12 +13,14 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/converge-agents/converge"
 	"github.com/converge-agents/converge/audit"
 	"github.com/converge-agents/converge/config"
 	"github.com/converge-agents/converge/control"
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/store"
 	"github.com/converge-agents/converge/task"
 )
 
@@ -170,7 +172,36 @@ func TestStatementsThroughTheSocketAreVerified(t *testing.T) {
 	}
 }
 
-// TestStatementThatContradictsQuarantines also has discovery know of it alone.
+// TestQuarantineOfDiscoveryIsListedAndReleased has the store show a contradiction, of which the agents have not heard.
+func TestQuarantineOfDiscoveryIsListedAndReleased(t *testing.T) {
+	t.Parallel()
+	o, s := operatorOf(t, operatedText), newStranger(t)
+	if err := o.discovery.PublishStatement(t.Context(), s.second); err != nil {
+		t.Fatal(err)
+	}
+	key := store.Key("discovery", "n") + "/-keys/" + s.root.ID().String()
+	entry, err := o.store.Get(t.Context(), key)
+	if err == nil {
+		_, err = o.store.Put(t.Context(), key, s.rotate(t, s.first), entry.Revision)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []control.Quarantine
+	for giveUp := time.Now().Add(30 * time.Second); len(all) == 0 && time.Now().Before(giveUp); time.Sleep(time.Millisecond) {
+		all, _ = o.Quarantined(t.Context())
+	}
+	if len(all) != 1 || all[0].ID != s.root.ID().String() || len(o.registry.Quarantined()) != 0 {
+		t.Fatalf("quarantined: %+v", all)
+	}
+	if _, err := o.ReleaseAgent(t.Context(), all[0].ID, ada); err != nil {
+		t.Error(err)
+	}
+	if all, err := o.Quarantined(t.Context()); err != nil || len(all) != 0 {
+		t.Errorf("%+v, %v", all, err)
+	}
+}
+
 func TestStatementThatContradictsQuarantines(t *testing.T) {
 	t.Parallel()
 	o, s := operatorOf(t, operatedText), newStranger(t)
@@ -223,27 +254,30 @@ func TestStatementThatCannotBeKeptIsInForceAndSaysSo(t *testing.T) {
 	}
 }
 
-// TestStatementsHandedOverAtOnceLeaveTheLastOne races the keys of one agent.
+// TestStatementsHandedOverAtOnceLeaveTheLastOne races the keys of agents.
 func TestStatementsHandedOverAtOnceLeaveTheLastOne(t *testing.T) {
 	t.Parallel()
-	o, s := operatorOf(t, operatedText), newStranger(t)
-	all := [][]byte{s.first, s.second}
-	for range 6 {
-		all = append(all, s.rotate(t, all[len(all)-1]))
-	}
-	var handing sync.WaitGroup
-	for _, raw := range all {
-		handing.Go(func() {
-			if _, err := o.ApplyStatement(context.Background(), pemOf(raw), ada); err != nil && !errors.Is(err, identity.ErrRolledBack) {
-				t.Error(err)
-			}
-		})
-	}
-	handing.Wait()
-	last := all[len(all)-1]
-	kept, err := identity.ReadStatementFile(identity.StatementFile(filepath.Join(o.dir, "statements"), s.root.ID()))
-	if err != nil || !bytes.Equal(kept, last) || !bytes.Equal(o.registry.Statement(s.root.ID()), last) {
-		t.Errorf("the folder does not have the last one: %v", err)
+	o := operatorOf(t, operatedText)
+	for range 10 {
+		s := newStranger(t)
+		all := [][]byte{s.first, s.second}
+		for range 6 {
+			all = append(all, s.rotate(t, all[len(all)-1]))
+		}
+		var handing sync.WaitGroup
+		for _, raw := range all {
+			handing.Go(func() {
+				if _, err := o.ApplyStatement(context.Background(), pemOf(raw), ada); err != nil && !errors.Is(err, identity.ErrRolledBack) {
+					t.Error(err)
+				}
+			})
+		}
+		handing.Wait()
+		last := all[len(all)-1]
+		kept, err := identity.ReadStatementFile(identity.StatementFile(filepath.Join(o.dir, "statements"), s.root.ID()))
+		if err != nil || !bytes.Equal(kept, last) || !bytes.Equal(o.registry.Statement(s.root.ID()), last) {
+			t.Errorf("the folder does not have the last one: %v", err)
+		}
 	}
 }
 
