@@ -78,7 +78,7 @@ func TestRevocationIsHandedToTheNetworkThatRuns(t *testing.T) {
 	p.awaitLog(`msg="operator's command" action=revoke_agent about=` + alice)
 	wants(t, 0, `^`+alice+` +0 +revoked `, `^$`, "keys", "list", filepath.Join(data, "statements"))
 
-	again, _, code := converge(t, "keys", "revoke", k.path("alice"), "--yes", "--data", data, "-o", "json")
+	again, _, code := typed("keys", "revoke", k.path("alice"), "--yes", "--data", data, "-o", "json")
 	var revoked struct {
 		Statement string          `json:"statement"`
 		Network   control.Applied `json:"network"`
@@ -105,7 +105,7 @@ func TestRevocationIsHandedToTheNetworkThatRuns(t *testing.T) {
 func (k keyFiles) revocation(name string) string {
 	k.t.Helper()
 	file := filepath.Join(k.dir, name+".revoked")
-	out, _, code := converge(k.t, "keys", "revoke", k.path(name), "--yes")
+	out, _, code := typed("keys", "revoke", k.path(name), "--yes")
 	if code != 0 {
 		k.t.Fatal("revoke: ", code)
 	}

@@ -41,7 +41,7 @@ func tasksIn(t *testing.T, data string, n int, states string) []control.Task {
 	t.Helper()
 	var page control.TaskPage
 	for giveUp := time.Now().Add(patience); ; {
-		stdout, stderr, code := converge(t, "tasks", "list", "--data", data, "--state", states, "-o", "json")
+		stdout, stderr, code := typed("tasks", "list", "--data", data, "--state", states, "-o", "json")
 		if code == 0 {
 			page = control.TaskPage{}
 			check(t, json.Unmarshal([]byte(stdout), &page))
@@ -58,7 +58,7 @@ func tasksIn(t *testing.T, data string, n int, states string) []control.Task {
 // wants checks what a command has printed and its exit code.
 func wants(t *testing.T, status int, out, problems string, args ...string) string {
 	t.Helper()
-	stdout, stderr, code := converge(t, args...)
+	stdout, stderr, code := typed(args...)
 	if code != status || !regexp.MustCompile(`(?ms)`+out).MatchString(stdout) || !regexp.MustCompile(`(?ms)`+problems).MatchString(stderr) {
 		t.Errorf("converge %s: exit status %d, want %d, with %q and %q:\n%s%s", strings.Join(args, " "), code, status, out, problems, stdout, stderr)
 	}
@@ -87,7 +87,7 @@ func TestTasksOfANetworkThatRuns(t *testing.T) {
 	wants(t, 0, `^ID [^\n]*\n[^\n]+\n$`, `^$`, tasks("list", "--worker", "worker", "--kind", "wait", "--submitter", "coordinator", "--newer", "1h")...)
 	wants(t, 0, `^ID [^\n]*\n$`, `^$`, tasks("list", "--older", "1h")...)
 	wants(t, 1, `^$`, `agent "nobody": not found: .*hint: `, tasks("list", "--worker", "nobody")...)
-	_, more, _ := converge(t, tasks("list", "--limit", "1")...)
+	_, more, _ := typed(tasks("list", "--limit", "1")...)
 	after := regexp.MustCompile(`^converge: there may be more: add --after (\S+)\n$`).FindStringSubmatch(more)
 	if after == nil {
 		t.Fatalf("a page of one does not say that there are more: %q", more)
