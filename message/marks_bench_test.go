@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/converge-agents/converge/internal/testkit"
 	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/store/memory"
 )
@@ -84,4 +85,4 @@ func TestMarksAllocateNothingPerMessage(t *testing.T) {
 }
 
 // standing returns a clock that stands still.
-func standing(now time.Time) *clock { return &clock{now: now} }
+func standing(now time.Time) *clock { return testkit.ClockAt(now) }

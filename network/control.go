@@ -3,13 +3,13 @@ package network
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/converge-agents/converge"
 	"github.com/converge-agents/converge/audit"
 	"github.com/converge-agents/converge/control"
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/advice"
 )
 
 // serveControl serves the socket in the state directory until ctx ends. A network that cannot have one runs without:
@@ -24,9 +24,8 @@ func (n *Network) serveControl() (run func(ctx context.Context)) {
 	})
 	if err != nil {
 		attributes := []any{"error", err}
-		var hinted interface{ Hint() string }
-		if errors.As(err, &hinted) {
-			attributes = append(attributes, "remedy", hinted.Hint())
+		if remedy := advice.In(err); remedy != "" {
+			attributes = append(attributes, "remedy", remedy)
 		}
 		n.log.Warn("nobody can decide on tool calls, or look after tasks and keys, through this process", attributes...)
 		return func(context.Context) {}

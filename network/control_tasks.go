@@ -13,6 +13,7 @@ import (
 	"github.com/converge-agents/converge/approval"
 	"github.com/converge-agents/converge/control"
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/cut"
 	"github.com/converge-agents/converge/task"
 )
 
@@ -184,12 +185,4 @@ func contentOf(data []byte, mediaType string) control.Content {
 }
 
 // cutText returns at most n bytes of a text, in whole characters, and whether that is not all.
-func cutText(text string, n int) (string, bool) {
-	if len(text) <= n {
-		return text, false
-	}
-	for n > 0 && !utf8.RuneStart(text[n]) {
-		n--
-	}
-	return text[:n], true
-}
+func cutText(text string, n int) (string, bool) { return cut.Text(text, n), len(text) > n }

@@ -15,6 +15,7 @@ import (
 	"github.com/converge-agents/converge"
 	"github.com/converge-agents/converge/config"
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/advice"
 	"github.com/converge-agents/converge/message"
 )
 
@@ -126,10 +127,9 @@ func (n *Network) addSealing(c *converge.Config, agent, file string) (seal *seal
 		c.Seal = message.SealRequired
 	}
 	if !c.Identity.IsRoot() {
-		return nil, &hinted{
+		return nil, advice.On(
 			errors.New("seal: its root key is not here, so it cannot state a sealing key"),
-			"seal needs the root keys of agents; leave it off, or give the agent its root key",
-		}
+			"seal needs the root keys of agents; leave it off, or give the agent its root key")
 	}
 	s := identity.SealingKeysConfig{}
 	if !n.removes {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/config"
+	"github.com/converge-agents/converge/internal/advice"
 	"github.com/converge-agents/converge/tool"
 	"github.com/converge-agents/converge/tool/mcp"
 	"github.com/converge-agents/converge/transport/nats"
@@ -57,7 +58,7 @@ func serverErrors(errs []error) error {
 		}
 		errs[i] = fmt.Errorf("mcp[%d]: %w", i, err)
 		if failed, ok := errors.AsType[*mcp.StartError](err); ok && failed.Stderr != "" {
-			errs[i] = &hinted{errs[i], "`converge mcp inspect` shows what it wrote on standard error; it may read and reach only what read, write and network grant"}
+			errs[i] = advice.On(errs[i], "`converge mcp inspect` shows what it wrote on standard error; it may read and reach only what read, write and network grant")
 		}
 	}
 	return errors.Join(errs...)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/converge-agents/converge"
 	"github.com/converge-agents/converge/config"
+	"github.com/converge-agents/converge/internal/advice"
 	"github.com/converge-agents/converge/replay"
 	"github.com/converge-agents/converge/role"
 	"github.com/converge-agents/converge/task"
@@ -42,7 +43,7 @@ func agentNamed(c *config.Config, name string) (config.Agent, error) {
 		}
 		known = append(known, a.Names()...)
 	}
-	return config.Agent{}, &hinted{fmt.Errorf("replay: the configuration has no agent %q", name), "its agents are " + strings.Join(known, ", ")}
+	return config.Agent{}, advice.On(fmt.Errorf("replay: the configuration has no agent %q", name), "its agents are "+strings.Join(known, ", "))
 }
 
 // replayed makes the agent that stands in for one of the past.

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/config"
+	"github.com/converge-agents/converge/internal/advice"
+	"github.com/converge-agents/converge/internal/ondisk"
 	"github.com/converge-agents/converge/tool/command"
 )
 
@@ -42,7 +44,7 @@ func (n *Network) newCommand(name string, t config.Tool) (described, error) {
 	})
 	switch {
 	case err != nil && t.RequireSandbox && errors.Is(err, errors.ErrUnsupported):
-		return nil, &hinted{fmt.Errorf("tools.%s: %w", name, err), "take out require_sandbox to go on without what is missing"}
+		return nil, advice.On(fmt.Errorf("tools.%s: %w", name, err), "take out require_sandbox to go on without what is missing")
 	case err != nil:
 		return nil, fmt.Errorf("tools.%s: %w", name, err)
 	}
@@ -68,7 +70,7 @@ func checkCommand(key string, t config.Tool) (program string, err error) {
 		if lookup, ok := errors.AsType[*exec.Error](err); ok {
 			err = lookup.Err
 		}
-		return "", &hinted{fmt.Errorf("%s.command: program %q: %w", key, t.Command[0], withoutPath(err)), "install it, or give the path of an executable file"}
+		return "", advice.On(fmt.Errorf("%s.command: program %q: %w", key, t.Command[0], ondisk.WithoutPath(err)), "install it, or give the path of an executable file")
 	}
 	if t.Dir != "" {
 		err = checkFolder(key+".dir", t.Dir)

@@ -18,6 +18,7 @@ import (
 	"github.com/bmatcuk/doublestar/v4"
 
 	"github.com/converge-agents/converge/config"
+	"github.com/converge-agents/converge/internal/advice"
 	"github.com/converge-agents/converge/task"
 )
 
@@ -212,7 +213,7 @@ func (s *selection) visit(path string, d fs.DirEntry, err error) error {
 		}
 	case d.Type().IsRegular() && doublestar.MatchUnvalidated(s.each, path) && !s.excludes(path):
 		if !utf8.ValidString(path) {
-			return &hinted{fmt.Errorf("the name of the file %q is not UTF-8, so it cannot be a task's param", path), "rename the file, or exclude it"}
+			return advice.On(fmt.Errorf("the name of the file %q is not UTF-8, so it cannot be a task's param", path), "rename the file, or exclude it")
 		}
 		if len(s.found) == MaxTasks {
 			return fmt.Errorf("more than %d files", MaxTasks)
