@@ -189,7 +189,7 @@ func (s *Service) checkRoom(ctx context.Context, c *call, now time.Time) error {
 
 func newRecord(c *call, now time.Time, timeout time.Duration) *record {
 	now = now.Round(0).UTC()
-	params, isCut := show(c.Params)
+	params, isCut := Show(c.Params)
 	return &record{
 		hash:       c.hash[:],
 		paramsHash: c.params[:],

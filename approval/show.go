@@ -15,10 +15,10 @@ const (
 	startShow = 120
 )
 
-// show returns params for those who decide, in at most [MaxShown] bytes, and whether something is left out.
+// Show returns params for those who decide, in at most [MaxShown] bytes, and whether something is left out.
 // Spaces go first, then all but the beginning of long texts, so that what follows them is seen, and only then
 // the end.
-func show(params json.RawMessage) (text string, isCut bool) {
+func Show(params json.RawMessage) (text string, isCut bool) {
 	var compact bytes.Buffer
 	if err := json.Compact(&compact, params); err != nil {
 		return "", true

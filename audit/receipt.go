@@ -29,12 +29,14 @@ const (
 	KindStart                    // an agent started
 	KindStop                     // an agent stopped
 	KindLog                      // the log itself was opened, mended or shortened
+	KindOperator                 // somebody who runs the network did something to it
 	kindCount
 )
 
 var kindNames = [kindCount]string{
 	KindMessage: "message", KindRefusal: "refusal", KindTurn: "turn", KindDecision: "decision", KindApproval: "approval",
 	KindCall: "call", KindResult: "result", KindTask: "task", KindModel: "model", KindStart: "start", KindStop: "stop", KindLog: "log",
+	KindOperator: "operator",
 }
 
 // Kinds returns all kinds.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -44,7 +45,7 @@ func KeepStatement(path string, raw []byte) (changed bool, err error) {
 
 // follows reports whether a statement counts instead of the one in the file, if there is one.
 func follows(path string, raw []byte) (bool, error) {
-	known := NewRegistry(1)
+	known := NewRegistryWith(RegistryConfig{Size: 1, Logger: slog.New(slog.DiscardHandler)}) // it only compares
 	before, err := ReadStatementFile(path)
 	if err == nil {
 		_, err = known.Apply(before)

@@ -23,6 +23,8 @@ import (
 // the start, and what comes up later is saved.
 type keyLife struct {
 	folder  *identity.Folder // nil without a folder
+	dir     string           // of the folder
+	handing sync.Mutex       // held while a statement is put there
 	saver   *identity.Saver  // nil if the store does not survive
 	changed chan struct{}    // holds a token when a key has changed
 	stop    func()           // ends the notice of changes
@@ -50,6 +52,7 @@ func (n *Network) addKeys(ctx context.Context) error {
 		return nil
 	}
 	var err error
+	n.keys.dir = dir
 	if n.keys.folder, err = identity.NewFolder(identity.FolderConfig{Dir: dir, Registry: n.registry, Logger: n.log}); err != nil {
 		return err
 	}
