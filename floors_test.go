@@ -71,12 +71,12 @@ var floors = map[string]int{
 
 	"": 6, // package converge
 
-	"llm":     7,
-	"observe": 7,
-	"replay":  7,
-	"role":    7,
+	"llm":    7,
+	"replay": 7,
+	"role":   7,
 
 	"config":        8,
+	"observe":       8,
 	"llm/anthropic": 8,
 	"llm/llmtest":   8,
 	"llm/openai":    8,

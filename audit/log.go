@@ -106,6 +106,7 @@ type Stats struct {
 	Syncs    uint64
 	Bytes    uint64 // written
 	Removed  uint64 // files
+	LastSync time.Time
 	Broken   bool
 }
 

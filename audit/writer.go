@@ -227,6 +227,7 @@ func (l *Log) done(j *job, err error) {
 	}
 	l.synced = j.signed
 	l.stats.Syncs++
+	l.stats.LastSync = toTime(j.signed.time)
 	l.stats.Synced = l.stats.Receipts - uint64(l.seq-l.synced.seq)
 	l.tell()
 }
