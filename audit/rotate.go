@@ -112,3 +112,16 @@ func (t *turn) done() Receipt {
 		Reason: fmt.Sprintf("it signs from here on, in place of %s", t.from),
 	}
 }
+
+// Rotations returns the changes of the key so far, from the first key on.
+func (l *Log) Rotations() []Rotation {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var all []Rotation
+	for _, raw := range l.header.changes {
+		if c, err := decodeChange(raw); err == nil { // they were verified, or made here
+			all = append(all, c.rotation())
+		}
+	}
+	return all
+}
