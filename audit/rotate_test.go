@@ -50,7 +50,7 @@ func TestKeyChangesWhileReceiptsAreWritten(t *testing.T) {
 	var adding sync.WaitGroup
 	for range 4 {
 		adding.Go(func() {
-			for range 100 {
+			for range 30 {
 				if err := l.Sync(t.Context(), add(t, l, receipt(0))); err != nil {
 					t.Error(err)
 				}
@@ -314,7 +314,7 @@ func TestKilledAmidAChangeOfTheKey(t *testing.T) {
 	_, files := turned(t, 2, 0)
 	first, second := must(os.ReadFile(files[0])), must(os.ReadFile(files[1]))
 	before := must(audit.Verify(audit.Check{}, files[0]))
-	for n := 0; n <= len(first)+len(second); n += 43 {
+	for n := 0; n <= len(first)+len(second); n += 97 {
 		killedAt(t, files, first[:min(n, len(first))], second[:max(n-len(first), 0)], before.Last)
 	}
 	if got := killedAt(t, files, first, second, before.Last); got != otherKey.ID() {
