@@ -78,14 +78,14 @@ var floors = map[string]int{
 
 	"": 6, // package converge
 
-	"llm":     7,
-	"observe": 7,
-	"replay":  7,
-	"role":    7,
+	"llm":    7,
+	"replay": 7,
+	"role":   7,
 
 	"config":                8,
 	"llm/internal/provider": 8,
 	"llm/llmtest":           8,
+	"observe":               8,
 
 	"llm/anthropic": 9,
 	"llm/openai":    9,

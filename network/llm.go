@@ -101,6 +101,7 @@ func (n *Network) setLLM(a config.Agent, c *converge.Config, m *member) error {
 	if m.llm, err = llm.New(l); err != nil {
 		return err
 	}
+	n.metrics.AddModel(a.Name, a.Model, m.llm)
 	m.peers = a.LLM.Peers
 	c.Agent, c.Capabilities, c.TaskKinds = m.llm, m.llm.Capabilities(), m.llm.Kinds()
 	if len(c.TaskKinds) == 0 { // none would mean all

@@ -13,6 +13,7 @@ import (
 
 	"github.com/converge-agents/converge/config"
 	"github.com/converge-agents/converge/internal/advice"
+	"github.com/converge-agents/converge/observe"
 	"github.com/converge-agents/converge/tool"
 	"github.com/converge-agents/converge/tool/mcp"
 	"github.com/converge-agents/converge/transport/nats"
@@ -150,7 +151,12 @@ func (n *Network) addServerTools(s *mcp.Server, m config.MCP) error {
 		}
 	}
 	n.metrics.Require("mcp server "+m.Name, func() bool { return s.Status().Up })
+	n.metrics.AddServer(m.Name, func() observe.Server { return serverStats(s.Status()) })
 	return nil
+}
+
+func serverStats(s mcp.Status) observe.Server {
+	return observe.Server{Up: s.Up, Restarts: s.Restarts, Blocked: s.Blocked}
 }
 
 // checkRequired reports a task that lacks params that a server's tool, which serves it, wants. All else is held

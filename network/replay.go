@@ -30,7 +30,7 @@ func Replay(ctx context.Context, c *config.Config, agent string, r replay.Config
 	if a.Kind == config.KindLLM {
 		recallModel(c, a, &r)
 	} else {
-		r.Agent = func(at replay.At) (converge.Agent, error) { return replayed(ctx, a, at) }
+		r.Agent = func(at replay.At) (converge.Agent, error) { return replayed(ctx, c, a, at) }
 	}
 	return replay.Run(ctx, r, files...)
 }
@@ -47,12 +47,12 @@ func agentNamed(c *config.Config, name string) (config.Agent, error) {
 }
 
 // replayed makes the agent that stands in for one of the past.
-func replayed(ctx context.Context, a config.Agent, at replay.At) (converge.Agent, error) {
+func replayed(ctx context.Context, c *config.Config, a config.Agent, at replay.At) (converge.Agent, error) {
 	switch a.Kind {
 	case config.KindWorker:
 		return role.NewWorker(role.WorkerConfig{ID: at.ID, Tools: a.Capabilities, Concurrency: a.Concurrency})
 	case config.KindCoordinator:
-		specs, err := specsOf(ctx, a)
+		specs, err := specsOf(ctx, c, a)
 		if err != nil {
 			return nil, err
 		}
@@ -64,9 +64,9 @@ func replayed(ctx context.Context, a config.Agent, at replay.At) (converge.Agent
 }
 
 // specsOf returns the tasks of a coordinator.
-func specsOf(ctx context.Context, a config.Agent) (specs []task.Spec, err error) {
+func specsOf(ctx context.Context, c *config.Config, a config.Agent) (specs []task.Spec, err error) {
 	for i, t := range a.Tasks {
-		subjects, err := subjectsOf(ctx, t)
+		subjects, err := subjectsOf(ctx, t, hidden(c, c.Data))
 		if err != nil {
 			return nil, fmt.Errorf("tasks[%d]: %w", i, err)
 		}
