@@ -54,7 +54,7 @@ func (c *change) sign(key *identity.Identity) []byte {
 }
 
 func (c *change) rotation() Rotation {
-	return Rotation{From: identity.IDOf(c.from), To: identity.IDOf(c.to), Receipt: c.seq, Time: toTime(c.time)}
+	return Rotation{From: identity.IDOf(c.from), To: identity.IDOf(c.to), Receipt: c.seq, Time: cose.ToTime(c.time)}
 }
 
 // Errors of changes of the key.

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"time"
 
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/internal/cose"
@@ -233,11 +232,4 @@ func decodeCheckpoint(raw []byte, h *header) (c checkpoint, err error) {
 		return c, errType
 	}
 	return c, nil
-}
-
-func toTime(nanoseconds int64) time.Time {
-	if nanoseconds == 0 {
-		return time.Time{}
-	}
-	return time.Unix(0, nanoseconds).UTC()
 }

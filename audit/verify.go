@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/cose"
 )
 
 // Check says what [Verify] is to hold files to, beyond what they say of themselves.
@@ -350,7 +351,7 @@ func (v *verifier) checkpoint(raw []byte, before *[32]byte) error {
 	v.sum.Checkpoints++
 	v.sum.Key, v.sum.Rotations = v.head.keyID(), v.rotations
 	v.signed = v.signed || v.named
-	v.sum.Signed, v.sum.Head, v.sum.SignedTime = c.seq, *before, toTime(c.time)
+	v.sum.Signed, v.sum.Head, v.sum.SignedTime = c.seq, *before, cose.ToTime(c.time)
 	v.sum.Tail, v.sum.TailBytes, v.safe.covered = 0, 0, c
 	v.found = v.found || v.seen || *before == v.check.Head
 	return nil

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/converge-agents/converge/internal/cose"
 	"github.com/converge-agents/converge/internal/ondisk"
 )
 
@@ -238,7 +239,7 @@ func (l *Log) done(j *job, err error) {
 	}
 	l.synced = j.signed
 	l.stats.Syncs++
-	l.stats.LastSync = toTime(j.signed.time)
+	l.stats.LastSync = cose.ToTime(j.signed.time)
 	l.stats.Synced = l.stats.Receipts - uint64(l.seq-l.synced.seq)
 	l.tell()
 }
