@@ -15,6 +15,7 @@ var floors = map[string]int{
 	"internal/cose":      0,
 	"internal/group":     0,
 	"internal/held":      0,
+	"internal/keywork":   0,
 	"internal/listeners": 0,
 	"internal/ondisk":    0,
 	"internal/nearest":   0,
