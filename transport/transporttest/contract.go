@@ -124,7 +124,6 @@ func testOwnership(t *testing.T, c *cast) {
 func testGarbage(t *testing.T, c *cast) {
 	alice, bob, mallory := c.enter(), c.enter(), c.enter()
 	s, v := c.signer(alice), c.verifier(bob)
-	const rounds = 50
 	for i := range rounds {
 		garbage := make([]byte, 1+i*7)
 		rand.Read(garbage)

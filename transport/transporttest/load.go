@@ -47,6 +47,9 @@ func (w *worker) sendAll(ctx context.Context, routes []transport.Route) error {
 		if err != nil && !errors.Is(err, transport.ErrUnreachable) && !errors.Is(err, transport.ErrQueueFull) {
 			return err
 		}
+		if i%breath == breath-1 {
+			pause()
+		}
 	}
 }
 
@@ -178,7 +181,7 @@ type subscriptionLoad struct {
 
 // change subscribes and unsubscribes for as long as it takes to have done so under load.
 func (l *subscriptionLoad) change(pattern string) {
-	for i := 0; (i < 40 || l.received.Load() < 400) && !l.bob.t.Failed(); i++ {
+	for i := 0; (i < 40 || l.received.Load() < fickle) && !l.bob.t.Failed(); i++ {
 		l.bob.change(l.bob.Subscribe, pattern)
 		l.bob.change(l.bob.Unsubscribe, pattern)
 	}

@@ -100,7 +100,7 @@ type trial struct {
 }
 
 func (r *trial) run(ctx context.Context) {
-	child := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestDefect$/^"+r.test+"$", "-test.v", "-test.timeout=20s")
+	child := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestDefect$/^"+r.test+"$", "-test.v", "-test.timeout=2m")
 	child.Env = append(os.Environ(), defectVariable+"="+r.defect, "GORACE=atexit_sleep_ms=0") // it need not wait a second at its end
 	output, err := child.CombinedOutput()
 	r.output, r.err = string(output), err
