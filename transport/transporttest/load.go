@@ -16,7 +16,6 @@ var loadTests = []test{
 	{"CloseUnderLoad", testCloseUnderLoad},
 	{"CloseTwiceAtOnce", testCloseTwiceAtOnce},
 	{"CloseDrains", testCloseDrains},
-	{"LeaveAndComeBack", testLeaveAndComeBack},
 	{"SubscriptionsUnderLoad", testSubscriptionsUnderLoad},
 	{"ThousandPeers", testThousandPeers},
 }
