@@ -27,7 +27,7 @@ agents:
   - {name: worker, kind: worker, capabilities: {say: echo}, tools: [echo]}
   - name: coordinator
     kind: coordinator
-    tasks: [{name: say, capability: say, count: %d, params: {number: "{n}"}, claim_ttl: 500ms, attempts: 9}]
+    tasks: [{name: say, capability: say, count: %d, params: {number: "{n}"}, claim_ttl: 5s, attempts: 9}]
 `, rest, n)
 }
 
