@@ -18,6 +18,9 @@ func TestSoundTransportPasses(t *testing.T) {
 func TestOtherPoliciesPass(t *testing.T) {
 	for name, policy := range map[string]Overflow{"Refuses": Refuses, "Sheds": Sheds} {
 		t.Run(name, func(t *testing.T) {
+			for _, test := range memoryTests {
+				t.Run(test.name, func(t *testing.T) { test.run(t, newCast(t, newLab(t, policy, 0, nil))) })
+			}
 			for _, test := range pressureTests {
 				t.Run(test.name, func(t *testing.T) {
 					t.Parallel()

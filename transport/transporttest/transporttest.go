@@ -88,6 +88,7 @@ func groups() []group {
 		{"order", always, false, orderTests},
 		{"load", always, false, loadTests},
 		{"away", always, true, awayTests},
+		{"memory", always, false, memoryTests},
 		{"pressure", always, true, pressureTests},
 		{"large frames", has[Limits], false, sizeTests},
 		{"cut", has[Cutter], true, cutTests},
