@@ -18,6 +18,7 @@ var floors = map[string]int{
 	"internal/group":     0,
 	"internal/held":      0,
 	"internal/inflight":  0,
+	"internal/keywork":   0,
 	"internal/listeners": 0,
 	"internal/loopback":  0,
 	"internal/ondisk":    0,

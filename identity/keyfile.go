@@ -18,6 +18,7 @@ import (
 	"filippo.io/age"
 	"filippo.io/age/armor"
 
+	"github.com/converge-agents/converge/internal/keywork"
 	"github.com/converge-agents/converge/internal/ondisk"
 )
 
@@ -34,8 +35,6 @@ var (
 const (
 	keyBlockType = "PRIVATE KEY" // RFC 5958, as RFC 7468 spells it
 	maxKeyFile   = 64 << 10
-	// scryptWork is log2 of scrypt's cost (RFC 7914): about a second and 256 MiB.
-	scryptWork = 18
 	// maxScryptWork bounds what a hostile file can make its reader spend.
 	maxScryptWork = 20
 )
@@ -48,7 +47,7 @@ const (
 // that is sealed in an armored age file (age-encryption.org/v1: scrypt, ChaCha20-Poly1305), which the age
 // command opens.
 func WriteKeyFile(path string, id *Identity, passphrase []byte) error {
-	return writeKeyFile(path, id, passphrase, scryptWork)
+	return writeKeyFile(path, id, passphrase, keywork.Log2())
 }
 
 func writeKeyFile(path string, id *Identity, passphrase []byte, work int) (err error) {
