@@ -11,6 +11,7 @@ import (
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/internal/cose"
 	"github.com/converge-agents/converge/internal/panics"
+	"github.com/converge-agents/converge/internal/sleep"
 	"github.com/converge-agents/converge/store"
 )
 
@@ -164,12 +165,7 @@ func (c *checkpoints) keep(ctx context.Context) error {
 			return fmt.Errorf("write checkpoint: %w", context.Cause(ctx))
 		}
 		c.log.Warn("checkpoint cannot be written; the agent's decisions wait for it", "error", err, "retry_in", retry)
-		pause := time.NewTimer(retry)
-		select {
-		case <-pause.C:
-		case <-ctx.Done():
-			pause.Stop()
-		}
+		_ = sleep.For(ctx, retry) // once ctx has ended, one attempt is left
 	}
 }
 

@@ -10,19 +10,26 @@ const module = "github.com/converge-agents/converge"
 
 // floors is the plan of the house (docs/architecture.md): a package imports packages of lower floors only.
 var floors = map[string]int{
+	"internal/advice":    0,
 	"internal/brief":     0,
 	"internal/capture":   0,
 	"internal/cose":      0,
+	"internal/cut":       0,
 	"internal/group":     0,
 	"internal/held":      0,
+	"internal/inflight":  0,
+	"internal/keywork":   0,
 	"internal/listeners": 0,
+	"internal/loopback":  0,
 	"internal/ondisk":    0,
+	"internal/names":     0,
 	"internal/nearest":   0,
 	"internal/panics":    0,
 	"internal/pgtest":    0,
 	"internal/process":   0,
 	"internal/queue":     0,
 	"internal/sandbox":   0,
+	"internal/sleep":     0,
 	"internal/stat":      0,
 	"internal/template":  0,
 	"store":              0,
@@ -46,6 +53,7 @@ var floors = map[string]int{
 	"approval":       2,
 	"tool/mcp":       2,
 
+	"internal/testkit": 2,
 	"internal/peertls": 2,
 	"internal/proof":   2,
 
@@ -71,23 +79,25 @@ var floors = map[string]int{
 
 	"": 6, // package converge
 
-	"llm":     7,
-	"observe": 7,
-	"replay":  7,
-	"role":    7,
+	"llm":    7,
+	"replay": 7,
+	"role":   7,
 
-	"config":        8,
-	"llm/anthropic": 8,
-	"llm/llmtest":   8,
-	"llm/openai":    8,
+	"config":                8,
+	"llm/internal/provider": 8,
+	"llm/llmtest":           8,
+	"observe":               8,
 
-	"network": 9,
+	"llm/anthropic": 9,
+	"llm/openai":    9,
 
-	"internal/loadtest": 10,
+	"network": 10,
 
-	"cmd/converge":       11,
-	"examples/embedded":  11,
-	"examples/llm/model": 11,
+	"internal/loadtest": 11,
+
+	"cmd/converge":       12,
+	"examples/embedded":  12,
+	"examples/llm/model": 12,
 }
 
 func TestFloors(t *testing.T) {

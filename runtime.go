@@ -11,6 +11,7 @@ import (
 
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/internal/panics"
+	"github.com/converge-agents/converge/internal/sleep"
 	"github.com/converge-agents/converge/internal/stat"
 	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/taint"
@@ -189,8 +190,8 @@ var errSendTimeout = errors.New("the recipient's queue stayed full for the whole
 // ID returns the agent's ID.
 func (r *Runtime) ID() identity.ID { return r.config.Identity.ID() }
 
-// Run runs the agent until ctx ends. Then it stops receiving, gives the agent what has already come and
-// waits for its tools, for up to Config.DrainTimeout, withdraws from discovery, and returns nil. It
+// Run runs the agent until ctx ends. Then it stops receiving, finishes the turn that is under way, gives the agent what
+// has already come and waits for its tools, for up to Config.DrainTimeout, withdraws from discovery, and returns nil. It
 // returns an error if it cannot start, if the transport fails, or if its checkpoint is another's. It can be called once.
 func (r *Runtime) Run(ctx context.Context) error {
 	if !r.state.CompareAndSwap(int32(StateNew), int32(StateStarting)) {
@@ -230,7 +231,19 @@ func (r *Runtime) runStarted(ctx context.Context) error {
 		stopReceiving()
 		return errors.Join(err, r.close(ctx))
 	}
-	return r.finish(ctx, r.loop(ctx), leave, stopReceiving)
+	turns, end := outlast(ctx, r.config.DrainTimeout)
+	defer end()
+	return r.finish(turns, r.loop(ctx, turns), leave, stopReceiving)
+}
+
+// outlast returns a context that ends d after ctx does.
+func outlast(ctx context.Context, d time.Duration) (context.Context, func()) {
+	longer, end := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		defer end()
+		_ = sleep.For(longer, d)
+	})
+	return longer, func() { stop(); end() }
 }
 
 func (r *Runtime) openMarks(ctx context.Context) error {
@@ -355,9 +368,10 @@ func (r *Runtime) attach() (detach func()) {
 	})
 }
 
-// loop runs turns until ctx ends, and returns why it ended.
-func (r *Runtime) loop(ctx context.Context) error {
-	r.turnIfDue(ctx, true)
+// loop runs turns until ctx ends, and returns why it ended. A turn that has begun has the context of turns, which lasts
+// longer: what an agent was asked in it is answered.
+func (r *Runtime) loop(ctx, turns context.Context) error {
+	r.turnIfDue(turns, true)
 	for {
 		if r.config.TickEvery > 0 {
 			r.schedule.WakeAfter(r.config.TickEvery)
@@ -367,7 +381,7 @@ func (r *Runtime) loop(ctx context.Context) error {
 			r.schedule.Stop()
 			return context.Cause(ctx)
 		}
-		r.turnIfDue(ctx, timed)
+		r.turnIfDue(turns, timed)
 	}
 }
 
@@ -380,10 +394,8 @@ func (r *Runtime) turnIfDue(ctx context.Context, timed bool) {
 	}
 }
 
-// drain gives the agent what has come already, until nothing is left or the time is over.
+// drain gives the agent what has come already, until nothing is left or the time for turns is over.
 func (r *Runtime) drain(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.config.DrainTimeout)
-	defer cancel()
 	defer r.schedule.Stop()
 	for r.inbox.Len() > 0 || r.executor.Busy() {
 		if t := r.assemble(true); !t.isEmpty() {

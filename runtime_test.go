@@ -539,6 +539,61 @@ func (l *lifecycle) OnTick(context.Context) error {
 	return nil
 }
 
+// finishing is an agent that is stopped while it decides.
+type finishing struct {
+	decide func(context.Context, converge.Turn) ([]converge.Decision, error)
+}
+
+func (f finishing) Decide(ctx context.Context, t converge.Turn) ([]converge.Decision, error) {
+	if len(t.Messages) == 0 {
+		return nil, nil
+	}
+	return f.decide(ctx, t)
+}
+
+// TestTurnUnderWayIsFinished has an agent stopped between what it is asked and its answer: a host whose last task is
+// done answers all the same.
+func TestTurnUnderWayIsFinished(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		alice := w.peer()
+		var r *agent
+		r = w.run(w.config(finishing{func(ctx context.Context, turn converge.Turn) ([]converge.Decision, error) {
+			r.stop()
+			time.Sleep(converge.DefaultDrainTimeout / 2)
+			return []converge.Decision{converge.SendMessage{Draft: message.Draft{To: alice.id.ID(), Body: []byte("done")}}}, ctx.Err()
+		}}))
+		synctest.Wait()
+		alice.say(r.ID(), "do it")
+		if got := alice.hear(); got != "done" {
+			t.Errorf("the answer is %q", got)
+		}
+		if err := <-r.err; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+}
+
+func TestTurnUnderWayEndsWithTheDrainTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		alice := w.peer()
+		c := w.config(finishing{func(ctx context.Context, turn converge.Turn) ([]converge.Decision, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}})
+		c.DecideTimeout, c.DrainTimeout = time.Hour, 3*time.Second
+		r := w.run(c)
+		synctest.Wait()
+		alice.say(r.ID(), "think")
+		synctest.Wait()
+		begin := time.Now()
+		if err := r.end(); err != nil || time.Since(begin) != 3*time.Second {
+			t.Errorf("Run: %v after %v", err, time.Since(begin))
+		}
+	})
+}
+
 func TestFailingStartEndsRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/sleep"
 	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/task"
 	"github.com/converge-agents/converge/task/remote"
@@ -106,12 +107,8 @@ func (e *StandardExecutor) awaitLimit(ctx context.Context, topics []message.Topi
 			e.limited.Inc(r.Scope)
 			return r.Err()
 		}
-		pause := time.NewTimer(r.RetryAfter)
-		select {
-		case <-pause.C:
-		case <-ctx.Done():
-			pause.Stop()
-			return context.Cause(ctx)
+		if err := sleep.For(ctx, r.RetryAfter); err != nil {
+			return err
 		}
 	}
 }

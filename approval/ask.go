@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/converge-agents/converge/internal/cut"
 	"github.com/converge-agents/converge/policy"
 	"github.com/converge-agents/converge/store"
 	"github.com/converge-agents/converge/taint"
@@ -173,7 +174,7 @@ func (s *Service) checkRoom(ctx context.Context, c *call, now time.Time) error {
 			continue
 		}
 		all++
-		if r.Agent == clip(c.Agent, maxName) && r.AgentID == clip(c.AgentID, maxName) {
+		if r.Agent == cut.Text(c.Agent, maxName) && r.AgentID == cut.Text(c.AgentID, maxName) {
 			own++
 		}
 	}
@@ -188,29 +189,29 @@ func (s *Service) checkRoom(ctx context.Context, c *call, now time.Time) error {
 
 func newRecord(c *call, now time.Time, timeout time.Duration) *record {
 	now = now.Round(0).UTC()
-	params, cut := show(c.Params)
+	params, isCut := Show(c.Params)
 	return &record{
 		hash:       c.hash[:],
 		paramsHash: c.params[:],
 		proven:     true,
 		Request: Request{
 			ID:           newID(),
-			Agent:        clip(c.Agent, maxName),
-			AgentID:      clip(c.AgentID, maxName),
-			Tool:         clip(c.Tool, maxName),
-			Description:  clip(c.Description, maxDescription),
+			Agent:        cut.Text(c.Agent, maxName),
+			AgentID:      cut.Text(c.AgentID, maxName),
+			Tool:         cut.Text(c.Tool, maxName),
+			Description:  cut.Text(c.Description, maxDescription),
 			Destructive:  c.Annotations.Destructive,
 			ReadOnly:     c.Annotations.ReadOnly,
 			OpenWorld:    c.Annotations.OpenWorld,
 			Params:       params,
-			ParamsCut:    cut,
+			ParamsCut:    isCut,
 			ParamsSize:   len(c.Params),
 			ParamsSHA256: hex.EncodeToString(c.params[:]),
 			Taint:        c.Taint.Labels(),
-			TaskID:       clip(c.TaskID, maxID),
-			CallID:       clip(c.CallID, maxID),
+			TaskID:       cut.Text(c.TaskID, maxID),
+			CallID:       cut.Text(c.CallID, maxID),
 			Rule:         c.rule,
-			Reason:       clip(c.reason, maxReason),
+			Reason:       cut.Text(c.reason, maxReason),
 			Asked:        now,
 			Expires:      now.Add(timeout),
 			State:        Waiting,

@@ -64,8 +64,3 @@ func (c *call) verdict(o Outcome, r *record, err error) Verdict {
 	}
 	return v
 }
-
-// clip bounds a text, and makes it one that a record can hold.
-func clip(text string, most int) string {
-	return strings.ToValidUTF8(text[:min(len(text), most)], "")
-}

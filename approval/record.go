@@ -87,8 +87,8 @@ func (r *record) encode() []byte {
 	w.Bytes(2, r.hash)
 	w.Text(3, r.ID)
 	w.Uint(4, stateNumbers[r.State])
-	w.Int(5, fromTime(r.Asked))
-	w.Int(6, fromTime(r.Expires))
+	w.Int(5, cose.FromTime(r.Asked))
+	w.Int(6, cose.FromTime(r.Expires))
 	w.Text(7, r.Agent)
 	w.Text(8, r.AgentID)
 	w.Text(9, r.Tool)
@@ -105,7 +105,7 @@ func (r *record) encode() []byte {
 	w.Text(20, r.By)
 	w.Text(21, r.Claimed)
 	w.Text(22, r.Note)
-	w.Int(23, fromTime(r.Decided))
+	w.Int(23, cose.FromTime(r.Decided))
 	return w.End()
 }
 
@@ -127,9 +127,6 @@ var (
 	errRecord  = errors.New("not a valid approval record")
 	errForeign = errors.New("the approval record was made with another key")
 )
-
-// errNewer says that a record has a version that this program does not know.
-var errNewer = errors.New("it was written by a newer version of the program")
 
 // decodeRecord reads the record that an entry of the store holds, and finds out whether it is proven. Its errors
 // wrap errRecord.
@@ -159,21 +156,12 @@ func split(value []byte) (payload, mac []byte, err error) {
 }
 
 // parser reads a record.
-type parser struct {
-	cose.Reader
-	versioned bool
-}
+type parser struct{ cose.Reader }
 
 // parseRecord accepts only what encode writes.
 func parseRecord(value []byte) (*record, error) {
-	r, p := &record{}, parser{Reader: cose.NewReader(value)}
-	p.Fields(func(key int64) {
-		if key != 1 && !p.versioned {
-			p.Fail(cose.ErrUnexpected)
-			return
-		}
-		p.field(r, key)
-	})
+	r, p := &record{}, parser{cose.NewReader(value)}
+	p.Record(recordVersion, func(key int64) { p.field(r, key) })
 	if err := p.End(); err != nil {
 		return nil, err
 	}
@@ -181,7 +169,7 @@ func parseRecord(value []byte) (*record, error) {
 		return nil, err
 	}
 	r.ParamsSHA256 = hex.EncodeToString(r.paramsHash)
-	if !p.versioned || !bytes.Equal(r.encode(), value) {
+	if !bytes.Equal(r.encode(), value) {
 		return nil, cose.ErrNotDeterministic
 	}
 	return r, nil
@@ -189,16 +177,14 @@ func parseRecord(value []byte) (*record, error) {
 
 func (p *parser) field(r *record, key int64) {
 	switch key {
-	case 1:
-		p.version()
 	case 2:
 		r.hash = bytes.Clone(p.Bytes())
 	case 4:
 		r.State = p.state()
 	case 5:
-		r.Asked = toTime(p.Int())
+		r.Asked = cose.ToTime(p.Int())
 	case 6:
-		r.Expires = toTime(p.Int())
+		r.Expires = cose.ToTime(p.Int())
 	case 11:
 		r.setFlags(p.Uint())
 	case 13:
@@ -206,11 +192,11 @@ func (p *parser) field(r *record, key int64) {
 	case 14:
 		r.paramsHash = bytes.Clone(p.Bytes())
 	case 15:
-		r.Taint = p.labels()
+		r.Taint = cose.List(&p.Reader, taint.MaxLabels, func() string { return string(p.Text()) })
 	case 18:
 		r.Rule = p.number()
 	case 23:
-		r.Decided = toTime(p.Int())
+		r.Decided = cose.ToTime(p.Int())
 	default:
 		p.text(r, key)
 	}
@@ -229,16 +215,6 @@ func (p *parser) text(r *record, key int64) {
 	*fields[key] = string(p.Text())
 }
 
-func (p *parser) version() {
-	p.versioned = true
-	switch v := p.Uint(); {
-	case v > recordVersion:
-		p.Fail(errNewer)
-	case v != recordVersion:
-		p.Fail(cose.ErrUnexpected)
-	}
-}
-
 func (p *parser) state() State {
 	n := p.Uint()
 	for state, number := range stateNumbers {
@@ -251,19 +227,6 @@ func (p *parser) state() State {
 }
 
 func (p *parser) number() int { return int(min(p.Uint(), math.MaxInt32)) }
-
-func (p *parser) labels() []string {
-	n := p.Array()
-	if n > taint.MaxLabels {
-		p.Fail(cose.ErrUnexpected)
-		return nil
-	}
-	var all []string
-	for i := 0; i < n && p.Err() == nil; i++ {
-		all = append(all, string(p.Text()))
-	}
-	return all
-}
 
 // check holds a record to what this package makes.
 func (r *record) check() error {
@@ -297,17 +260,3 @@ func (r *record) check() error {
 const idDigits = 16
 
 func isID(s string) bool { return len(s) == idDigits && strings.Trim(s, "0123456789abcdef") == "" }
-
-func fromTime(t time.Time) int64 {
-	if t.IsZero() {
-		return 0
-	}
-	return t.UnixNano()
-}
-
-func toTime(nanoseconds int64) time.Time {
-	if nanoseconds == 0 {
-		return time.Time{}
-	}
-	return time.Unix(0, nanoseconds).UTC()
-}

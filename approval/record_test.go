@@ -129,7 +129,7 @@ func FuzzShow(f *testing.F) {
 	f.Add(`{"a": "b"}`)
 	f.Add(`{"a": "` + strings.Repeat("é", 9000) + `", "b": [` + strings.Repeat("1,", 5000) + `1]}`)
 	f.Fuzz(func(t *testing.T, params string) {
-		text, cut := show(json.RawMessage(params))
+		text, cut := Show(json.RawMessage(params))
 		if len(text) > MaxShown {
 			t.Errorf("%d bytes are shown", len(text))
 		}

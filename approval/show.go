@@ -5,7 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
-	"unicode/utf8"
+
+	"github.com/converge-agents/converge/internal/cut"
 )
 
 // How long texts in params that are too long to be shown are cut.
@@ -14,10 +15,10 @@ const (
 	startShow = 120
 )
 
-// show returns params for those who decide, in at most [MaxShown] bytes, and whether something is left out.
+// Show returns params for those who decide, in at most [MaxShown] bytes, and whether something is left out.
 // Spaces go first, then all but the beginning of long texts, so that what follows them is seen, and only then
 // the end.
-func show(params json.RawMessage) (text string, cut bool) {
+func Show(params json.RawMessage) (text string, isCut bool) {
 	var compact bytes.Buffer
 	if err := json.Compact(&compact, params); err != nil {
 		return "", true
@@ -37,7 +38,7 @@ func show(params json.RawMessage) (text string, cut bool) {
 	if err := e.Encode(shorten(value)); err != nil {
 		return "", true
 	}
-	return head(strings.TrimSpace(b.String()), MaxShown), true
+	return cut.Text(strings.TrimSpace(b.String()), MaxShown), true
 }
 
 func shorten(value any) any {
@@ -46,7 +47,7 @@ func shorten(value any) any {
 		if len(v) <= longText {
 			return v
 		}
-		start := head(v, startShow)
+		start := cut.Text(v, startShow)
 		return fmt.Sprintf("%s…(%d bytes more)", start, len(v)-len(start))
 	case []any:
 		for i := range v {
@@ -58,15 +59,4 @@ func shorten(value any) any {
 		}
 	}
 	return value
-}
-
-// head returns at most n bytes of a text, in whole characters.
-func head(text string, n int) string {
-	if len(text) <= n {
-		return text
-	}
-	for n > 0 && !utf8.RuneStart(text[n]) {
-		n--
-	}
-	return text[:n]
 }

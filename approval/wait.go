@@ -7,6 +7,7 @@ import (
 	"maps"
 	"time"
 
+	"github.com/converge-agents/converge/internal/sleep"
 	"github.com/converge-agents/converge/store"
 )
 
@@ -41,7 +42,7 @@ func (s *Service) await(ctx context.Context, r *record) error {
 			return err
 		}
 		s.log.WarnContext(ctx, "cannot watch for a decision; trying again", "id", r.ID, "error", err)
-		if err := pause(ctx, retryPause); err != nil {
+		if err := sleep.For(ctx, retryPause); err != nil {
 			return err
 		}
 	}
@@ -61,17 +62,6 @@ func (s *Service) watch(ctx context.Context, r *record) error {
 		}
 	}
 	return context.Cause(ctx)
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }
 
 // remove takes a request out of the store, and reports whether it was still as it is here: only one can use an

@@ -11,6 +11,9 @@
 // unless it is told ([Check.Key]), and whether there once was more at the end, unless it is told where that was
 // ([Check.Head]).
 //
+// The key can change within a log ([Log.RotateKey]): the one in force names the next one, in a statement that every later
+// file holds, and whoever trusts one of them can follow them.
+//
 // A receipt says which earlier ones led to it ([Receipt.Causes]), so that an act can be traced to the messages
 // and tasks that it came from; see [Trace].
 package audit
@@ -53,14 +56,3 @@ func (b *BadRecord) Unwrap() error { return b.Err }
 
 // Is reports whether target is [ErrDamaged].
 func (b *BadRecord) Is(target error) bool { return target == ErrDamaged }
-
-// hinted is an error that says what to do about it.
-type hinted struct {
-	error
-	hint string
-}
-
-func (h *hinted) Unwrap() error { return h.error }
-
-// Hint says what to do about the error.
-func (h *hinted) Hint() string { return h.hint }

@@ -1,5 +1,10 @@
 package audit
 
+import (
+	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/cose"
+)
+
 // Disk is where a log writes, for tests of disks that fail.
 type Disk = disk
 
@@ -46,4 +51,58 @@ func Reframe(file []byte, change func(i int, record []byte) []byte) []byte {
 		rest = rest[frameSize+size:]
 	}
 	return out
+}
+
+// Change is what a header says of a change of the key.
+type Change struct {
+	Network  string
+	Log      [16]byte
+	Seq      uint64
+	Head     [32]byte
+	From, To []byte
+}
+
+// Sign signs the change with any key, in the name of From.
+func (c Change) Sign(key *identity.Identity) []byte {
+	s := change{network: c.Network, log: c.Log, seq: c.Seq, head: c.Head, time: 1, from: c.From, to: c.To}
+	kid := identity.IDOf(c.From)
+	return cose.SignStatement(key, kid[:], cose.DomainReceipt, changeTyp, s.payload())
+}
+
+// DecodeChange verifies a signed change, and returns its payload.
+func DecodeChange(raw []byte) (Change, []byte, error) {
+	c, err := decodeChange(raw)
+	return Change{c.network, c.log, c.seq, c.head, c.from, c.to}, c.payload(), err
+}
+
+// Place is where a file ends.
+type Place struct {
+	Change  // of the key from here on, but for To
+	File    uint64
+	Changes [][]byte
+}
+
+// EndOf returns where a file ends, which is one that has been verified.
+func EndOf(name string) Place {
+	v := &verifier{}
+	if err := v.file(name); err != nil {
+		panic(err)
+	}
+	return Place{Change{v.sum.Network, v.sum.Log, v.sum.Last, v.hash, v.head.key, nil}, v.head.file, v.head.changes}
+}
+
+// Continue makes a file that follows a place, with a receipt and a checkpoint by any key, and says what it is told of
+// changes.
+func (p Place) Continue(key *identity.Identity, changes [][]byte) []byte {
+	h := header{log: p.Log, key: key.PublicKey(), network: p.Network, file: p.File + 1, first: p.Seq + 1, previous: p.Head, created: 1, changes: changes}
+	head := p.Head
+	buf, start := beginFrame([]byte(magic))
+	buf = endFrame(h.append(buf), start, &head)
+	r := Receipt{Kind: KindCall, Subject: "forged"}
+	buf, start = beginFrame(buf)
+	buf = endFrame(appendEntry(buf, p.Seq+1, r.append(nil)), start, &head)
+	c := checkpoint{network: p.Network, log: p.Log, seq: p.Seq + 1, head: head, time: 1}
+	kid := key.ID()
+	buf, start = beginFrame(buf)
+	return endFrame(c.append(buf, key, &kid), start, &head)
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/converge-agents/converge/internal/advice"
 	"github.com/converge-agents/converge/internal/ondisk"
 )
 
@@ -18,7 +19,7 @@ func acquire(dir string) (*os.File, error) {
 	}
 	err = ondisk.Lock(context.Background(), f)
 	if errors.Is(err, ondisk.ErrHeld) {
-		err = &hinted{fmt.Errorf("%w: %q", ErrLocked, dir), "one process at a time writes to a folder: stop the other one, or give this one a folder of its own (audit.dir)"}
+		err = advice.On(fmt.Errorf("%w: %q", ErrLocked, dir), "one process at a time writes to a folder: stop the other one, or give this one a folder of its own (audit.dir)")
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())

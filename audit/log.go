@@ -26,9 +26,12 @@ const MinMaxSize = 4 << 10
 
 // Config configures a [Log]. Required are Dir, Key and Network.
 type Config struct {
-	Dir     string             // made if it is missing; for one process at a time
-	Key     *identity.Identity // signs checkpoints; no agent should hold it, and it has no operational key
-	Network string             // is part of each checkpoint
+	Dir string             // made if it is missing; for one process at a time
+	Key *identity.Identity // signs checkpoints; no agent should hold it, and it has no operational key
+	// Next, if set, is a key that [Log.RotateKey] was called with and may have put in force: Open goes on with
+	// whichever of the two the log says. See [Log.Key].
+	Next    *identity.Identity
+	Network string // is part of each checkpoint
 
 	Interval time.Duration // between syncs while there is something new; 0 means DefaultInterval
 	// MaxSize is how many bytes a file grows to before there is a new one, plus what one sync writes; 0 means
@@ -59,6 +62,8 @@ func (c *Config) setDefaults() error {
 		return errors.New("audit.Config.Key: required")
 	case c.Key.ID() != identity.IDOf(c.Key.PublicKey()):
 		return errors.New("audit.Config.Key: it is an operational key, and the log wants a root key of its own")
+	case c.Next != nil && c.Next.ID() != identity.IDOf(c.Next.PublicKey()):
+		return errors.New("audit.Config.Next: it is an operational key, and the log wants a root key of its own")
 	case c.Network == "":
 		return errors.New("audit.Config.Network: required")
 	case c.Interval < 0, c.Buffer < 0:
@@ -71,24 +76,35 @@ func (c *Config) setDefaults() error {
 	return nil
 }
 
+// keys returns the IDs of the keys that may have signed.
+func (c *Config) keys() []identity.ID {
+	all := []identity.ID{c.Key.ID()}
+	if c.Next != nil {
+		all = append(all, c.Next.ID())
+	}
+	return all
+}
+
 // Log appends receipts to files. It is safe for concurrent use, and has the folder for itself until it is closed.
 type Log struct {
 	config Config
-	kid    identity.ID
 	lock   *os.File
 	notify chan struct{} // holds a token while the writer has something to do
 	ended  chan struct{} // closed when the writer has ended
 
 	mu       sync.Mutex
-	room     sync.Cond     // something was taken out of pending, or the log is broken or closed
-	header   header        // of the current file
-	head     [32]byte      // of the chain
-	seq      uint64        // of the last receipt
-	pending  []byte        // frames that wait to be written
-	unsigned int           // records that no checkpoint covers
-	asked    uint64        // a sync is asked for that covers this receipt
-	signed   chan struct{} // closed and replaced with each sync that is done, and when the log breaks
-	synced   checkpoint    // what the disk has
+	key      *identity.Identity // signs
+	kid      identity.ID        // of key
+	turn     *turn              // to another key; nil if none is asked for
+	room     sync.Cond          // something was taken out of pending, or the log is broken or closed
+	header   header             // of the current file
+	head     [32]byte           // of the chain
+	seq      uint64             // of the last receipt
+	pending  []byte             // frames that wait to be written
+	unsigned int                // records that no checkpoint covers
+	asked    uint64             // a sync is asked for that covers this receipt
+	signed   chan struct{}      // closed and replaced with each sync that is done, and when the log breaks
+	synced   checkpoint         // what the disk has
 	broken   error
 	closing  bool
 	stats    Stats
@@ -106,6 +122,7 @@ type Stats struct {
 	Syncs    uint64
 	Bytes    uint64 // written
 	Removed  uint64 // files
+	LastSync time.Time
 	Broken   bool
 }
 
@@ -254,7 +271,11 @@ func (l *Log) Head() (seq uint64, hash [32]byte) {
 }
 
 // Key returns the ID of the key that signs.
-func (l *Log) Key() identity.ID { return l.kid }
+func (l *Log) Key() identity.ID {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.kid
+}
 
 // Dir returns the folder.
 func (l *Log) Dir() string { return l.config.Dir }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/converge-agents/converge/internal/advice"
 	"github.com/converge-agents/converge/internal/ondisk"
 )
 
@@ -18,7 +19,7 @@ import (
 // the disk when Open returns. Close the log.
 //
 // Errors: [ErrLocked] if somebody has it open; [ErrDamaged] if what checkpoints cover is not as it was written,
-// or is signed with another key: such a log is left alone.
+// or is signed with another key than Config.Key and Config.Next: such a log is left alone.
 func Open(c Config) (*Log, error) {
 	if err := c.setDefaults(); err != nil {
 		return nil, err
@@ -39,7 +40,7 @@ func openLog(c Config) (*Log, error) {
 		return nil, err
 	}
 	l := &Log{
-		config: c, kid: c.Key.ID(), lock: lock,
+		config: c, key: c.Key, kid: c.Key.ID(), lock: lock,
 		notify: make(chan struct{}, 1), ended: make(chan struct{}), signed: make(chan struct{}),
 	}
 	l.room.L = &l.mu
@@ -85,7 +86,7 @@ func (l *Log) recover() error {
 
 // initiate begins a new log; mu is held.
 func (l *Log) initiate() error {
-	l.header = header{key: l.config.Key.PublicKey(), network: l.config.Network}
+	l.header = header{key: l.key.PublicKey(), network: l.config.Network}
 	rand.Read(l.header.log[:]) // never fails
 	l.head, l.seq = zeroHash, 0
 	f := l.begin()
@@ -139,7 +140,7 @@ type ending struct {
 // scan reads a file up to its last checkpoint. What comes after that may be anything, as long as there is no
 // other checkpoint.
 func (l *Log) scan(name string) (e ending, err error) {
-	v := &verifier{check: Check{Key: l.kid}}
+	v := &verifier{only: l.config.keys()}
 	err = v.file(name)
 	if bad, ok := errors.AsType[*BadRecord](err); ok {
 		if later, searchErr := hasCheckpoint(name, bad.Offset); searchErr != nil || later {
@@ -149,7 +150,7 @@ func (l *Log) scan(name string) (e ending, err error) {
 		return e, err
 	}
 	if v.safe.at > 0 && v.sum.Network != l.config.Network {
-		return e, &hinted{fmt.Errorf("it is of network %q, and this is %q", v.sum.Network, l.config.Network), "give each network an audit folder of its own"}
+		return e, advice.On(fmt.Errorf("it is of network %q, and this is %q", v.sum.Network, l.config.Network), "give each network an audit folder of its own")
 	}
 	e = v.safe
 	e.header, e.receipts = v.head, uint64(v.sum.Tail)
@@ -162,7 +163,7 @@ func (l *Log) scan(name string) (e ending, err error) {
 }
 
 func (l *Log) damaged(err error) error {
-	return &hinted{err, fmt.Sprintf("look at it with: converge audit verify %q; to begin a new log, move the folder elsewhere", l.config.Dir)}
+	return advice.On(err, fmt.Sprintf("look at it with: converge audit verify %q; to begin a new log, move the folder elsewhere", l.config.Dir))
 }
 
 // hasCheckpoint reports whether something that looks like a checkpoint is in a file from an offset on.
@@ -212,6 +213,9 @@ func (l *Log) follow(names []string, e ending) (err error) {
 		l.files = append(l.files, f)
 	}
 	l.header, l.head, l.seq, l.synced = e.header, e.hash, e.seq, e.covered
+	if next := l.config.Next; next != nil && next.ID() == e.header.keyID() {
+		l.key, l.kid = next, next.ID()
+	}
 	l.disk, err = l.config.create(names[len(names)-1], os.O_WRONLY|os.O_APPEND)
 	return err
 }

@@ -4,12 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/internal/cose"
+	"github.com/converge-agents/converge/internal/cut"
 )
 
 // Kind is what a receipt is about.
@@ -29,12 +28,14 @@ const (
 	KindStart                    // an agent started
 	KindStop                     // an agent stopped
 	KindLog                      // the log itself was opened, mended or shortened
+	KindOperator                 // somebody who runs the network did something to it
 	kindCount
 )
 
 var kindNames = [kindCount]string{
 	KindMessage: "message", KindRefusal: "refusal", KindTurn: "turn", KindDecision: "decision", KindApproval: "approval",
 	KindCall: "call", KindResult: "result", KindTask: "task", KindModel: "model", KindStart: "start", KindStop: "stop", KindLog: "log",
+	KindOperator: "operator",
 }
 
 // Kinds returns all kinds.
@@ -104,20 +105,6 @@ type Receipt struct {
 	Content []byte // what happened, in full, where recording is switched on
 }
 
-// clip cuts text to so many bytes of UTF-8.
-func clip(text string, most int) string {
-	if len(text) > most {
-		for most > 0 && !utf8.RuneStart(text[most]) {
-			most--
-		}
-		text = text[:most]
-	}
-	if utf8.ValidString(text) {
-		return text
-	}
-	return clip(strings.ToValidUTF8(text, "\uFFFD"), most)
-}
-
 // check reports why the receipt cannot follow the one with the given sequence number.
 func (r *Receipt) check(last uint64) error {
 	if r.Kind == 0 {
@@ -151,15 +138,15 @@ func (r *Receipt) append(buf []byte) []byte {
 	writeHash(&w, 3, (*[32]byte)(&r.Agent))
 	causes := r.Causes[:min(len(r.Causes), MaxCauses)]
 	w.Array(4, len(causes), func(b []byte, i int) []byte { return cose.AppendUint(b, causes[i]) })
-	w.Text(5, clip(r.Subject, MaxSubject))
-	w.Text(6, clip(r.Action, MaxAction))
-	w.Text(7, clip(r.Outcome, MaxOutcome))
-	w.Text(8, clip(r.Reason, MaxReason))
+	w.Text(5, cut.Text(r.Subject, MaxSubject))
+	w.Text(6, cut.Text(r.Action, MaxAction))
+	w.Text(7, cut.Text(r.Outcome, MaxOutcome))
+	w.Text(8, cut.Text(r.Reason, MaxReason))
 	writeHash(&w, 9, (*[32]byte)(&r.Peer))
 	writeHash(&w, 10, &r.Input)
 	writeHash(&w, 11, &r.Output)
 	taint := r.Taint[:min(len(r.Taint), MaxTaint)]
-	w.Array(12, len(taint), func(b []byte, i int) []byte { return cose.AppendText(b, clip(taint[i], MaxLabel)) })
+	w.Array(12, len(taint), func(b []byte, i int) []byte { return cose.AppendText(b, cut.Text(taint[i], MaxLabel)) })
 	w.Uint(13, r.Count)
 	w.Int(14, int64(r.Duration))
 	w.Bytes(15, r.Content)

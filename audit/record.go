@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"time"
 
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/internal/cose"
@@ -21,8 +20,9 @@ import (
 const (
 	magic   = "converge audit 1\n"
 	version = 1
+	newest  = 2 // of headers of files whose log has had other keys: programs that know only version 1 refuse these
 
-	typeHeader     = 1 // [1, 1, {…}], first in a file
+	typeHeader     = 1 // [1, 1, {…}] or [2, 1, {…}], first in a file
 	typeReceipt    = 2 // [1, 2, sequence, {…}]
 	typeCheckpoint = 3 // [1, 3, COSE_Sign1]
 
@@ -67,10 +67,18 @@ type header struct {
 	first    uint64   // sequence number of its first receipt
 	previous [32]byte // the last hash of the file before; zero for the first
 	created  int64    // nanoseconds since 1970
+	changes  [][]byte // of the key, signed, from the first one on; in version 2 only, where there is one
+}
+
+func (h *header) version() uint64 {
+	if len(h.changes) > 0 {
+		return newest
+	}
+	return version
 }
 
 func (h *header) append(buf []byte) []byte {
-	buf = cose.AppendUint(cose.AppendUint(cose.AppendArray(buf, 3), version), typeHeader)
+	buf = cose.AppendUint(cose.AppendUint(cose.AppendArray(buf, 3), h.version()), typeHeader)
 	w := cose.NewMapWriter(buf)
 	w.Bytes(1, h.log[:])
 	w.Bytes(2, h.key)
@@ -79,6 +87,7 @@ func (h *header) append(buf []byte) []byte {
 	w.Uint(5, h.first)
 	writeHash(&w, 6, &h.previous)
 	w.Int(7, h.created)
+	w.Array(8, len(h.changes), func(b []byte, i int) []byte { return cose.AppendBytes(b, h.changes[i]) })
 	return w.End()
 }
 
@@ -87,18 +96,18 @@ func (h *header) keyID() identity.ID { return identity.IDOf(h.key) }
 var (
 	errHeader  = errors.New("it is not the header of an audit file")
 	errType    = errors.New("it is a record of another type than may be here")
-	errVersion = fmt.Errorf("it is of a newer version than %d, the newest that this program knows", version)
+	errVersion = fmt.Errorf("it is of a newer version than %d, the newest that this program knows", newest)
 )
 
 // open reads the beginning of a record.
 func open(record []byte) (r cose.Reader, kind uint64, err error) {
 	r = cose.NewReader(record)
 	n, v := r.Array(), r.Uint()
-	if r.Err() == nil && v > version {
+	if r.Err() == nil && v > newest {
 		return r, 0, errVersion
 	}
 	kind = r.Uint()
-	if r.Err() == nil && (v != version || n != map[uint64]int{typeHeader: 3, typeReceipt: 4, typeCheckpoint: 3}[kind]) {
+	if r.Err() == nil && (v != version && !(v == newest && kind == typeHeader) || n != map[uint64]int{typeHeader: 3, typeReceipt: 4, typeCheckpoint: 3}[kind]) {
 		r.Fail(errType)
 	}
 	return r, kind, r.Err()
@@ -130,6 +139,8 @@ func decodeHeader(record []byte) (h header, err error) {
 			readHash(&r, &h.previous)
 		case 7:
 			h.created = r.Int()
+		case 8:
+			h.changes = readChanges(&r)
 		default:
 			r.Fail(errHeader)
 		}
@@ -142,6 +153,19 @@ func decodeHeader(record []byte) (h header, err error) {
 		return h, errHeader
 	}
 	return h, nil
+}
+
+// readChanges reads what a header says of changes of the key.
+func readChanges(r *cose.Reader) (all [][]byte) {
+	n := r.Array()
+	if n > MaxRotations {
+		r.Fail(errHeader)
+		return nil
+	}
+	for range n {
+		all = append(all, bytes.Clone(r.Bytes()))
+	}
+	return all
 }
 
 // checkpoint is what is signed: everything up to a receipt.
@@ -208,11 +232,4 @@ func decodeCheckpoint(raw []byte, h *header) (c checkpoint, err error) {
 		return c, errType
 	}
 	return c, nil
-}
-
-func toTime(nanoseconds int64) time.Time {
-	if nanoseconds == 0 {
-		return time.Time{}
-	}
-	return time.Unix(0, nanoseconds).UTC()
 }

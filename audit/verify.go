@@ -12,12 +12,15 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/cose"
 )
 
 // Check says what [Verify] is to hold files to, beyond what they say of themselves.
 type Check struct {
-	// Key is the ID of the key that has to have signed. Zero takes the key that the files name, so that they
-	// are consistent, but anybody can have made them.
+	// Key is the ID of the key that has to have signed: up to the last checkpoint, or up to where it has named the key
+	// after it ([Log.RotateKey]). Of a log whose key has changed any of its keys will do. The latest says most, since its
+	// checkpoints cover all that is before: whoever has stolen an earlier one can make another log, and this one not.
+	// Zero takes the key that the files name, so that they are consistent, but anybody can have made them.
 	Key identity.ID
 	// Head is the hash of a receipt that has to be there, such as the one that a process printed when it ended.
 	// Zero does not ask for any. Without it nobody can tell that the end of the last file is missing.
@@ -40,7 +43,8 @@ type Entry struct {
 type Summary struct {
 	Log         [16]byte
 	Network     string
-	Key         identity.ID
+	Key         identity.ID // of the last checkpoint
+	Rotations   []Rotation  // that led to it, from the first key on
 	Files       int
 	First, Last uint64 // sequence numbers of the first and the last receipt; First is above Last if there is none
 	Earlier     bool   // the files before the first one are not here: they were removed, or not given
@@ -68,10 +72,16 @@ func Verify(c Check, files ...string) (Summary, error) {
 	if err != nil {
 		return Summary{}, err
 	}
-	for _, name := range sources {
-		if err := v.file(name); err != nil {
+	if err := v.expectKey(sources); err != nil {
+		return Summary{}, err
+	}
+	for _, s := range sources {
+		if err := v.file(s.name); err != nil {
 			return v.sum, err
 		}
+	}
+	if v.check.Key != (identity.ID{}) && v.sum.Checkpoints > 0 && !v.signed {
+		return v.sum, &BadRecord{File: v.name, Offset: v.end, Seq: v.sum.Last, Err: errNotYet}
 	}
 	if v.check.Head != zeroHash && !v.found {
 		return v.sum, &BadRecord{File: v.name, Offset: v.end, Seq: v.sum.Last, Err: errHead}
@@ -96,17 +106,19 @@ func Files(dir string) (names []string, err error) {
 	return names, nil
 }
 
-// order returns the names of files, and of those in folders, by their numbers in their log.
-func order(files []string) ([]string, error) {
-	type numbered struct {
-		name   string
-		number uint64
-	}
+// listed is a file and what it says of itself.
+type listed struct {
+	name   string
+	header header
+	offset int64 // of the header
+}
+
+// order returns files, and those in folders, by their numbers in their log.
+func order(files []string) (all []listed, err error) {
 	names, err := expand(files)
 	if err != nil {
 		return nil, err
 	}
-	var all []numbered
 	for i, name := range names {
 		s, err := openSource(name)
 		if err != nil {
@@ -116,14 +128,22 @@ func order(files []string) ([]string, error) {
 			return nil, err
 		}
 		s.file.Close()
-		all = append(all, numbered{name, s.header.file})
+		all = append(all, listed{name, s.header, s.frame.offset})
 	}
-	slices.SortStableFunc(all, func(a, b numbered) int { return cmp.Compare(a.number, b.number) })
-	names = names[:0]
-	for _, n := range all {
-		names = append(names, n.name)
+	slices.SortStableFunc(all, func(a, b listed) int { return cmp.Compare(a.header.file, b.header.file) })
+	return all, nil
+}
+
+// expectKey looks whether the files name the key that they are to be signed with at all.
+func (v *verifier) expectKey(all []listed) error {
+	if v.check.Key == (identity.ID{}) || slices.ContainsFunc(all, func(l listed) bool { return l.header.names(v.check.Key) }) {
+		return nil
 	}
-	return names, nil
+	first := &all[0]
+	return &BadRecord{
+		File: first.name, Offset: first.offset, Seq: first.header.first,
+		Err: fmt.Errorf("%w: it names %s", errKey, all[len(all)-1].header.keyID()),
+	}
 }
 
 func expand(files []string) (names []string, err error) {
@@ -160,6 +180,12 @@ type verifier struct {
 	found bool     // and a checkpoint covers it
 	again []byte   // memory
 	safe  ending   // of the last checkpoint
+
+	changes   []change      // of the key, up to that of the current file
+	rotations []Rotation    // the same
+	named     bool          // Check.Key is that of the current file, or has led to it
+	signed    bool          // a checkpoint by Check.Key, or by one that came after it
+	only      []identity.ID // the keys that files may be signed with; none for all
 }
 
 func (v *verifier) bad(offset int64, err error) error {
@@ -174,6 +200,7 @@ var (
 	errOther    = errors.New("the file belongs to another log")
 	errSplice   = errors.New("the file does not follow the one before it: their hashes differ")
 	errKey      = errors.New("the log is signed with another key than the one asked for")
+	errNotYet   = errors.New("no checkpoint is signed with the key that was asked for, nor with one that came after it")
 )
 
 // file reads one file to its end.
@@ -231,11 +258,11 @@ func (v *verifier) begin(s *source) error {
 	v.name, v.end = s.name, s.reader.at
 	at := func(err error) error { return &BadRecord{File: s.name, Offset: s.frame.offset, Seq: h.first, Err: err} }
 	switch {
-	case v.check.Key != (identity.ID{}) && h.keyID() != v.check.Key:
+	case len(v.only) > 0 && !slices.Contains(v.only, h.keyID()):
 		return at(fmt.Errorf("%w: it names %s", errKey, h.keyID()))
 	case first:
-		v.sum = Summary{Log: h.log, Network: h.network, Key: h.keyID(), First: h.first, Last: h.first - 1, Earlier: h.file > 1}
-	case h.log != v.sum.Log || h.keyID() != v.sum.Key || h.network != v.sum.Network:
+		v.sum = Summary{Log: h.log, Network: h.network, First: h.first, Last: h.first - 1, Earlier: h.file > 1}
+	case h.log != v.sum.Log || h.network != v.sum.Network:
 		return at(errOther)
 	case h.file == last:
 		return at(errTwice)
@@ -243,6 +270,12 @@ func (v *verifier) begin(s *source) error {
 		return at(fmt.Errorf("%w: file %d of the log comes after file %d", errMissing, h.file, last))
 	case h.first != v.sum.Last+1 || h.previous != v.hash:
 		return at(errSplice)
+	}
+	if err := v.follow(h, first); err != nil {
+		return at(err)
+	}
+	if v.sum.Checkpoints == 0 {
+		v.sum.Key, v.sum.Rotations = h.keyID(), v.rotations
 	}
 	v.head, v.hash = *h, s.frame.hash
 	v.sum.Files++
@@ -316,7 +349,9 @@ func (v *verifier) checkpoint(raw []byte, before *[32]byte) error {
 		return errWrongPlace
 	}
 	v.sum.Checkpoints++
-	v.sum.Signed, v.sum.Head, v.sum.SignedTime = c.seq, *before, toTime(c.time)
+	v.sum.Key, v.sum.Rotations = v.head.keyID(), v.rotations
+	v.signed = v.signed || v.named
+	v.sum.Signed, v.sum.Head, v.sum.SignedTime = c.seq, *before, cose.ToTime(c.time)
 	v.sum.Tail, v.sum.TailBytes, v.safe.covered = 0, 0, c
 	v.found = v.found || v.seen || *before == v.check.Head
 	return nil

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -90,7 +91,7 @@ func TestFilesMayComeInAnyOrder(t *testing.T) {
 	files := rotated(t)
 	want := must(audit.Verify(audit.Check{}, files...))
 	slices.Reverse(files)
-	if got := must(audit.Verify(audit.Check{}, files...)); got != want {
+	if got := must(audit.Verify(audit.Check{}, files...)); !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, and in reverse %+v", want, got)
 	}
 	if some := must(audit.Verify(audit.Check{}, files[0], files[1])); !some.Earlier || some.Last != want.Last {

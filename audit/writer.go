@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/converge-agents/converge/internal/cose"
 	"github.com/converge-agents/converge/internal/ondisk"
 )
 
@@ -34,6 +35,7 @@ type job struct {
 	next   []byte // the file after it; nil if there is none
 	file   logFile
 	doomed []logFile // removed once it is on the disk that they are
+	turn   *turn     // to another key; nil if there is none
 	last   bool
 }
 
@@ -76,6 +78,10 @@ func (l *Log) take(due bool) (j job) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	j.last = l.closing
+	if l.broken == nil && !j.last && l.turn != nil {
+		l.changeKey(&j)
+		return j
+	}
 	if l.broken != nil || l.unsigned == 0 {
 		return j
 	}
@@ -100,7 +106,7 @@ func (l *Log) take(due bool) (j job) {
 func (l *Log) sign() checkpoint {
 	c := checkpoint{network: l.header.network, log: l.header.log, seq: l.seq, head: l.head, time: time.Now().UnixNano()}
 	buf, start := beginFrame(l.pending)
-	l.pending = endFrame(c.append(buf, l.config.Key, &l.kid), start, &l.head)
+	l.pending = endFrame(c.append(buf, l.key, &l.kid), start, &l.head)
 	l.unsigned = 0
 	return c
 }
@@ -119,6 +125,9 @@ func (l *Log) begin() logFile {
 // held, and nothing is pending.
 func (l *Log) rotate(j *job) {
 	j.file = l.begin()
+	if j.turn != nil {
+		l.note(j.turn.done())
+	}
 	j.doomed = l.tooMany(int64(len(j.frames)))
 	for i, f := range j.doomed {
 		after := append(l.files[i+1:], j.file)[0]
@@ -216,6 +225,9 @@ func (l *Log) done(j *job, err error) {
 	defer l.mu.Unlock()
 	if err != nil {
 		l.fail(err)
+	}
+	l.answer(j)
+	if err != nil {
 		return
 	}
 	l.stats.Bytes += uint64(len(j.frames) + len(j.next))
@@ -227,6 +239,7 @@ func (l *Log) done(j *job, err error) {
 	}
 	l.synced = j.signed
 	l.stats.Syncs++
+	l.stats.LastSync = cose.ToTime(j.signed.time)
 	l.stats.Synced = l.stats.Receipts - uint64(l.seq-l.synced.seq)
 	l.tell()
 }

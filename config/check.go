@@ -11,6 +11,7 @@ import (
 
 	"github.com/bmatcuk/doublestar/v4"
 
+	"github.com/converge-agents/converge/internal/names"
 	"github.com/converge-agents/converge/message"
 )
 
@@ -73,10 +74,7 @@ func (k checker) notNegative(key string, d Duration) {
 const nameHint = "use 1 to 128 letters, digits, '_', '-' and '.'"
 
 // isName reports whether s can name a tool, a capability or a task.
-func isName(s string) bool {
-	return len(s) <= 128 && s != "" &&
-		strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.") == ""
-}
+func isName(s string) bool { return names.Is(s, 128, "_-.") }
 
 func (k checker) network() {
 	if k.Network == "" {

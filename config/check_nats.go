@@ -4,6 +4,8 @@ import (
 	"net"
 	"strings"
 	"time"
+
+	"github.com/converge-agents/converge/internal/loopback"
 )
 
 // nats checks what only the transport nats has.
@@ -142,7 +144,7 @@ func (k checker) server(s Server) {
 // isOpen reports whether an address can be reached from other machines, and nothing allows that.
 func (k checker) isOpen(address string) bool {
 	host, _, err := net.SplitHostPort(address)
-	return err == nil && !isLoopback(host) && !k.Unsafe.OpenBroker
+	return err == nil && !loopback.Is(host) && !k.Unsafe.OpenBroker
 }
 
 func (k checker) serverTLS(key string, t ServerTLS) {

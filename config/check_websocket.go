@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"path"
 	"strings"
+
+	"github.com/converge-agents/converge/internal/loopback"
 )
 
 const plaintextHint = "on this machine only, or set unsafe.plaintext: whoever is on the way would read all of it"
@@ -46,7 +48,7 @@ func (k checker) plaintext(kind string) {
 	case k.Unsafe.OpenBroker && kind != TransportNATS:
 		k.bad("unsafe.open_broker", "leave it out", "only with the transport nats")
 	case kind != TransportWebSocket || k.WebSocket.Proof != ProofChallenge || k.Unsafe.Plaintext || err != nil:
-	case !isLoopback(host):
+	case !loopback.Is(host):
 		k.bad("listen", "listen "+plaintextHint, "with websocket.proof: challenge, %q would be plain HTTP for all", clip(k.Listen))
 	}
 }
@@ -59,12 +61,6 @@ func ParsePrefix(s string) (netip.Prefix, error) {
 	return netip.ParsePrefix(s)
 }
 
-// isLoopback reports whether host means this machine whatever a resolver says.
-func isLoopback(host string) bool {
-	addr, err := netip.ParseAddr(host)
-	return strings.EqualFold(host, "localhost") || err == nil && addr.Unmap().IsLoopback()
-}
-
 // webSocketURL checks where a peer is dialled.
 func (k checker) webSocketURL(key, address string) {
 	u, err := url.Parse(address)
@@ -73,7 +69,7 @@ func (k checker) webSocketURL(key, address string) {
 		k.bad(key, `write it such as "wss://converge.example/agents"`, "want the URL of a websocket")
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
 		k.bad(key, `write it such as "wss://converge.example/agents"`, "the URL has more than a host and a path")
-	case u.Scheme == "ws" && !isLoopback(u.Hostname()) && !k.Unsafe.Plaintext:
+	case u.Scheme == "ws" && !loopback.Is(u.Hostname()) && !k.Unsafe.Plaintext:
 		k.bad(key, "use wss://; ws:// is "+plaintextHint, "ws:// to %q has no TLS", clip(u.Hostname()))
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/converge-agents/converge/internal/cut"
 	"github.com/converge-agents/converge/internal/nearest"
 )
 
@@ -94,13 +95,7 @@ func (p *problems) err() error {
 }
 
 // clip bounds text from a file for an error.
-func clip(text string) string {
-	const most = 64
-	if len(text) <= most {
-		return text
-	}
-	return strings.ToValidUTF8(text[:most], "") + "…"
-}
+func clip(text string) string { return cut.Marked(text, 64) }
 
 // suggest returns the hint for a name that is not one of those known: the nearest, or else all of
 // them, introduced by the word for what they are.

@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/converge-agents/converge/internal/ondisk"
 )
 
 // Options are what beats a file.
@@ -49,10 +51,7 @@ func readFile(path string) ([]byte, error) {
 			return data, nil
 		}
 	}
-	e := &Error{File: path, Msg: err.Error(), Err: err}
-	if cause, ok := errors.AsType[*fs.PathError](err); ok {
-		e.Msg = cause.Err.Error()
-	}
+	e := &Error{File: path, Msg: ondisk.WithoutPath(err).Error(), Err: err}
 	if errors.Is(err, fs.ErrNotExist) {
 		e.Msg, e.Hint = "there is no such file", "`converge init` writes one to begin with"
 	}

@@ -5,6 +5,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/converge-agents/converge/internal/loopback"
 )
 
 // MCP describes a server of the Model Context Protocol, whose tools agents may be allowed to run: Command is a program
@@ -167,7 +169,7 @@ func (k checker) mcpURL(key, text string) {
 		k.bad(key, `write it such as "https://mcp.example/mcp"`, "not a URL of a server")
 	case u.User != nil:
 		k.bad(key, "use token or headers", "no name and password in a URL")
-	case u.Scheme == "http" && !isLoopback(u.Hostname()):
+	case u.Scheme == "http" && !loopback.Is(u.Hostname()):
 		k.bad(key, "use https", "http to another machine shows all to whoever is on the way")
 	}
 }

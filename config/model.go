@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/converge-agents/converge/internal/loopback"
 )
 
 // The providers of models.
@@ -136,7 +138,7 @@ func (k checker) endpoint(key string, m Model) {
 		k.bad(child(key, "base_url"), "write it such as https://api.example.org/v1", "not an address of http or https")
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
 		k.bad(child(key, "base_url"), "a key belongs into api_key", "want neither user, query nor fragment")
-	case u.Scheme == "http" && !isLoopback(u.Hostname()) && m.APIKey != (Secret{}):
+	case u.Scheme == "http" && !loopback.Is(u.Hostname()) && m.APIKey != (Secret{}):
 		k.bad(child(key, "base_url"), "use https", "http to another machine shows the key to whoever is on the way")
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"math"
 	"strconv"
 	"strings"
+
+	"github.com/converge-agents/converge/internal/names"
 )
 
 // Bounds of a file, so that neither a slip nor a hostile file takes the machine.
@@ -146,8 +148,7 @@ func (n *node) describe() string {
 
 // child and item are the keys of what is inside of the value with the given key.
 func child(key, name string) string {
-	isPlain := name != "" && strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") == ""
-	if !isPlain {
+	if !names.Is(name, len(name), "_-") {
 		name = strconv.Quote(clip(name))
 	}
 	if key == "" {

@@ -12,10 +12,13 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
+	"unicode"
 
 	"github.com/converge-agents/converge/approval"
+	"github.com/converge-agents/converge/identity"
 )
 
 // clientTimeout bounds one request of a client.
@@ -72,6 +75,80 @@ func (c *Client) Decide(ctx context.Context, id string, allow bool, note, as str
 	return decided, err
 }
 
+// ListTasks returns a page of the tasks that a query means.
+func (c *Client) ListTasks(ctx context.Context, q TaskQuery) (page TaskPage, err error) {
+	err = c.do(ctx, http.MethodGet, "/v1/tasks?"+q.values().Encode(), nil, &page)
+	return page, err
+}
+
+// GetTask returns a task with its content; the error of one that there is not wraps [ErrNotFound].
+func (c *Client) GetTask(ctx context.Context, id string) (found TaskDetail, err error) {
+	path, err := under("/v1/tasks/", id)
+	if err == nil {
+		err = c.do(ctx, http.MethodGet, path, nil, &found)
+	}
+	return found, err
+}
+
+// RequeueTask gives a dead letter another round of attempts. Errors wrap [ErrNotFound], and [ErrState] for a task
+// that is no dead letter. The server knows who asks; of the author it is told Claimed and Note.
+func (c *Client) RequeueTask(ctx context.Context, id string, a Author) (Task, error) {
+	return c.actOnTask(ctx, id, "requeue", a)
+}
+
+// CancelTask ends a task; whoever works on it is told to stop. Errors wrap [ErrNotFound], and [ErrState] for a task that
+// has ended.
+func (c *Client) CancelTask(ctx context.Context, id string, a Author) (Task, error) {
+	return c.actOnTask(ctx, id, "cancel", a)
+}
+
+func (c *Client) actOnTask(ctx context.Context, id, action string, a Author) (changed Task, err error) {
+	path, err := under("/v1/tasks/", id)
+	if err == nil {
+		err = c.do(ctx, http.MethodPost, path, actionBody{action, a.Note, a.Claimed}, &changed)
+	}
+	return changed, err
+}
+
+// Quarantined returns the agents in quarantine, [MaxQuarantined] at most, and how many there are.
+func (c *Client) Quarantined(ctx context.Context) (agents []Quarantine, total int, err error) {
+	var body quarantineBody
+	err = c.do(ctx, http.MethodGet, "/v1/keys/quarantine", nil, &body)
+	return body.Agents, body.Total, err
+}
+
+// ReleaseAgent ends the quarantine of an agent, given by its name or ID. Errors wrap [ErrNotFound], and [ErrState] for an
+// agent that is not quarantined.
+func (c *Client) ReleaseAgent(ctx context.Context, agent string, a Author) (released Quarantine, err error) {
+	path, err := under("/v1/keys/quarantine/", agent)
+	if err == nil {
+		err = c.do(ctx, http.MethodPost, path, actionBody{"release", a.Note, a.Claimed}, &released)
+	}
+	return released, err
+}
+
+// ApplyStatement hands over a signed key statement, and nothing secret: what does not open as one is not sent. Its errors
+// are those of [identity.OpenKeys] and [identity.Registry.Apply].
+func (c *Client) ApplyStatement(ctx context.Context, raw []byte, a Author) (applied Applied, err error) {
+	if _, err := identity.OpenKeys(raw); err != nil {
+		return applied, err
+	}
+	body := statementBody{string(identity.EncodeStatement(raw)), a.Note, a.Claimed}
+	err = c.do(ctx, http.MethodPost, "/v1/keys/statements", body, &applied)
+	return applied, err
+}
+
+// under returns the path of what has that ID, which is one part of it, whatever it is: "." and ".." would lead elsewhere.
+func under(folder, id string) (path string, err error) {
+	switch id {
+	case "":
+		return "", fmt.Errorf("%w: nothing has an empty ID", ErrNotFound)
+	case ".", "..":
+		return folder + strings.ReplaceAll(id, ".", "%2E"), nil
+	}
+	return folder + url.PathEscape(id), nil
+}
+
 // do sends a request and reads the answer.
 func (c *Client) do(ctx context.Context, method, path string, body, answer any) error {
 	var content io.Reader
@@ -123,8 +200,21 @@ func (e *remote) Unwrap() error { return e.cause }
 
 func readError(response *http.Response, decoder *json.Decoder) error {
 	var body errorBody
-	if err := decoder.Decode(&body); err != nil || body.Error == "" {
-		return fmt.Errorf("the network answers %s", response.Status)
+	switch err := decoder.Decode(&body); {
+	case err == nil && body.Error != "":
+		return &remote{printable(body.Error), causes[body.Code]}
+	case response.StatusCode == http.StatusNotFound, response.StatusCode == http.StatusMethodNotAllowed:
+		return ErrOther
 	}
-	return &remote{body.Error, causes[body.Code]}
+	return fmt.Errorf("the network answers %s", response.Status)
+}
+
+// printable keeps what an error quotes of agents from the terminal.
+func printable(text string) string {
+	return strings.Map(func(c rune) rune {
+		if unicode.IsPrint(c) || c == '\n' {
+			return c
+		}
+		return unicode.ReplacementChar
+	}, text)
 }

@@ -5,10 +5,19 @@
 //	GET  /v1/approvals/{id}  REQUEST
 //	POST /v1/approvals/{id}  {"decision": "allow" | "deny", "note": TEXT, "as": NAME}  → REQUEST
 //
-// A REQUEST is the JSON form of [approval.Request]. An error is {"error": TEXT, "code": CODE}, see [Code].
+//	GET  /v1/tasks           {"tasks": [TASK, …], "next": CURSOR}   a page; the query is that of [TaskQuery]
+//	GET  /v1/tasks/{id}      TASK, with its content
+//	POST /v1/tasks/{id}      {"action": "requeue" | "cancel", "note": TEXT, "as": NAME}  → TASK
+//
+//	GET  /v1/keys/quarantine          {"agents": [QUARANTINE, …], "total": NUMBER}
+//	POST /v1/keys/quarantine/{agent}  {"action": "release", "note": TEXT, "as": NAME}  → QUARANTINE
+//	POST /v1/keys/statements          {"statement": TEXT, "note": TEXT, "as": NAME}  → APPLIED
+//
+// A REQUEST is the JSON form of [approval.Request], a TASK that of [Task] or [TaskDetail], a QUARANTINE that of
+// [Quarantine], and APPLIED that of [Applied]. An error is {"error": TEXT, "code": CODE}, see [Code].
 //
 // The socket has mode 0600, and only its owner and root are served: where the system says who is at the other end
-// (Linux, macOS, FreeBSD), it is asked, and what it says is who decided. Elsewhere the modes of the socket and
+// (Linux, macOS, FreeBSD), it is asked, and what it says is who decided, or did it. Elsewhere the modes of the socket and
 // its directory are all that protects it. The name that "as" gives is kept as one that was only claimed.
 //
 // Connections are bounded in number, time and size, so that a client that hangs does not keep others out for long.
@@ -22,6 +31,7 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/approval"
+	"github.com/converge-agents/converge/identity"
 )
 
 // SocketName is the name of the socket in the state directory.
@@ -44,6 +54,12 @@ var (
 	ErrInUse      = errors.New("another process serves this state directory")
 	ErrTooLong    = errors.New("the path of the socket is too long for this system")
 	ErrNotRunning = errors.New("no network is running there")
+	ErrOther      = errors.New("the network that runs there does not know this request: it is of another version of Converge")
+
+	ErrInvalid   = errors.New("invalid request")
+	ErrNotFound  = errors.New("not found")
+	ErrState     = errors.New("not possible as things stand")
+	ErrElsewhere = errors.New("not kept by this process")
 )
 
 // Approvals is what the server needs of an [approval.Service].
@@ -54,26 +70,44 @@ type Approvals interface {
 	Decide(ctx context.Context, id string, d approval.Decision) (approval.Request, error)
 }
 
+// Author is who does something through the socket, for the records.
+type Author struct {
+	By      string // who it is, as the system says
+	Claimed string // who they say that they are; may be "". At most [approval.MaxBy] bytes
+	Note    string // why; may be "". At most [approval.MaxNote] bytes
+}
+
 // Code says what an error is about.
 type Code string
 
 // The codes, with the HTTP statuses that they come with.
 const (
-	CodeInvalid Code = "invalid" // 400: the request itself
-	CodeUnknown Code = "unknown" // 404
-	CodeDecided Code = "decided" // 409: somebody was first
-	CodeEnded   Code = "ended"   // 410: too late
-	CodeFailed  Code = "failed"  // 500
+	CodeInvalid     Code = "invalid"     // 400: the request itself
+	CodeUnknown     Code = "unknown"     // 404: no such approval
+	CodeNotFound    Code = "not_found"   // 404: no such task or agent
+	CodeDecided     Code = "decided"     // 409: somebody was first
+	CodeState       Code = "state"       // 409: it is in a state in which that cannot be done
+	CodeRolledBack  Code = "rolled_back" // 409: a later statement is known
+	CodeRevoked     Code = "revoked"     // 409: the agent is revoked
+	CodeQuarantined Code = "quarantined" // 409: the agent's root key contradicts itself
+	CodeEnded       Code = "ended"       // 410: too late
+	CodeElsewhere   Code = "elsewhere"   // 421: another process has it
+	CodeFailed      Code = "failed"      // 500
 )
 
 var statuses = map[Code]int{
-	CodeInvalid: http.StatusBadRequest, CodeUnknown: http.StatusNotFound, CodeDecided: http.StatusConflict,
-	CodeEnded: http.StatusGone, CodeFailed: http.StatusInternalServerError,
+	CodeInvalid: http.StatusBadRequest, CodeUnknown: http.StatusNotFound, CodeNotFound: http.StatusNotFound,
+	CodeDecided: http.StatusConflict, CodeState: http.StatusConflict,
+	CodeRolledBack: http.StatusConflict, CodeRevoked: http.StatusConflict, CodeQuarantined: http.StatusConflict,
+	CodeEnded: http.StatusGone, CodeElsewhere: http.StatusMisdirectedRequest, CodeFailed: http.StatusInternalServerError,
 }
 
 // causes are the errors that codes stand for, at both ends.
 var causes = map[Code]error{
-	CodeUnknown: approval.ErrUnknown, CodeDecided: approval.ErrDecided, CodeEnded: approval.ErrEnded,
+	CodeInvalid: ErrInvalid, CodeUnknown: approval.ErrUnknown, CodeNotFound: ErrNotFound,
+	CodeDecided: approval.ErrDecided, CodeState: ErrState,
+	CodeRolledBack: identity.ErrRolledBack, CodeRevoked: identity.ErrRevoked, CodeQuarantined: identity.ErrQuarantined,
+	CodeEnded: approval.ErrEnded, CodeElsewhere: ErrElsewhere,
 }
 
 // The bodies of the API.
@@ -86,6 +120,16 @@ type (
 		Decision string `json:"decision"`
 		Note     string `json:"note,omitempty"`
 		As       string `json:"as,omitempty"`
+	}
+	actionBody struct {
+		Action string `json:"action"`
+		Note   string `json:"note,omitempty"`
+		As     string `json:"as,omitempty"`
+	}
+	statementBody struct {
+		Statement string `json:"statement"`
+		Note      string `json:"note,omitempty"`
+		As        string `json:"as,omitempty"`
 	}
 	errorBody struct {
 		Error string `json:"error"`

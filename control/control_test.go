@@ -55,8 +55,23 @@ type fixture struct {
 	stop      func()
 }
 
-// serve runs a server until the test ends.
+// me is what records say of the user of this test.
+func me(t *testing.T) string {
+	t.Helper()
+	u, err := user.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%s (uid %s)", u.Username, u.Uid)
+}
+
+// serve runs a server of approvals until the test ends.
 func serve(t *testing.T) *fixture {
+	t.Helper()
+	return serveWith(t, func(*control.Config) {})
+}
+
+func serveWith(t *testing.T, configure func(*control.Config)) *fixture {
 	t.Helper()
 	s, err := memory.New(memory.Config{})
 	if err != nil {
@@ -67,7 +82,9 @@ func serve(t *testing.T) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, err := control.Listen(control.Config{Dir: f.dir, Approvals: f.approvals, Logger: quiet})
+	c := control.Config{Dir: f.dir, Approvals: f.approvals, Logger: quiet}
+	configure(&c)
+	server, err := control.Listen(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,11 +140,7 @@ func TestDecisionsComeThroughTheSocket(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Errorf("an allowed call: %v", err)
 	}
-	me, err := user.Current()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if want := fmt.Sprintf("%s (uid %s)", me.Username, me.Uid); decided.By != want || decided.Claimed != "ada's boss" || decided.Note != "go ahead" || decided.State != approval.Allowed {
+	if want := me(t); decided.By != want || decided.Claimed != "ada's boss" || decided.Note != "go ahead" || decided.State != approval.Allowed {
 		t.Errorf("decided by %q, want %q: %+v", decided.By, want, decided)
 	}
 	r, ended = f.ask(t, "t-2")

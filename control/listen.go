@@ -8,29 +8,20 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/converge-agents/converge/internal/advice"
 )
 
 // maxPath is how long the path of a socket may be, its last zero byte aside.
 const maxPath = len(syscall.RawSockaddrUnix{}.Path) - 1
-
-// hinted is an error that comes with advice.
-type hinted struct {
-	error
-	hint string
-}
-
-func (e *hinted) Unwrap() error { return e.error }
-
-// Hint says what to do about the error.
-func (e *hinted) Hint() string { return e.hint }
 
 // listen takes the socket of a state directory, and returns the listener and what gives the socket back. A
 // socket that a process left behind which has died is replaced; one that is served is not.
 func listen(dir string) (*net.UnixListener, func() error, error) {
 	path := socketPath(dir)
 	if len(path) > maxPath {
-		return nil, nil, &hinted{fmt.Errorf("%w: %q has %d bytes where at most %d are allowed", ErrTooLong, path, len(path), maxPath),
-			"choose a state directory with a shorter path (data), or start in a folder above it"}
+		return nil, nil, advice.On(fmt.Errorf("%w: %q has %d bytes where at most %d are allowed", ErrTooLong, path, len(path), maxPath),
+			"choose a state directory with a shorter path (data), or start in a folder above it")
 	}
 	if err := checkDir(dir); err != nil {
 		return nil, nil, err
@@ -63,7 +54,7 @@ func bind(path string) (*net.UnixListener, error) {
 	case err != nil:
 		return nil, err
 	case info.Mode().Type() != fs.ModeSocket:
-		return nil, &hinted{fmt.Errorf("%q is there, and is no socket", path), "move it away"}
+		return nil, advice.On(fmt.Errorf("%q is there, and is no socket", path), "move it away")
 	default: // of a process that has died
 		if err := os.Remove(path); err != nil {
 			return nil, err

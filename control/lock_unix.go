@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/converge-agents/converge/internal/advice"
 	"github.com/converge-agents/converge/internal/ondisk"
 )
 
@@ -17,7 +18,7 @@ func checkDir(dir string) error {
 		return err
 	}
 	if info.Mode().Perm()&0o022 != 0 {
-		return &hinted{fmt.Errorf("others may write to the state directory %q", dir), fmt.Sprintf("chmod go-w %q", dir)}
+		return advice.On(fmt.Errorf("others may write to the state directory %q", dir), fmt.Sprintf("chmod go-w %q", dir))
 	}
 	return nil
 }

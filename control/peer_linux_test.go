@@ -3,7 +3,6 @@ package control_test
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -23,7 +22,8 @@ func dialAs(path string) int {
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(time.Minute))
-	_, _ = io.WriteString(conn, "GET /v1/approvals HTTP/1.0\r\n\r\n")
+	const body = `{"action":"cancel"}`
+	_, _ = fmt.Fprintf(conn, "POST /v1/tasks/t-1 HTTP/1.0\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 	if n, _ := conn.Read(make([]byte, 1)); n == 0 {
 		return 4
 	}
@@ -35,7 +35,7 @@ func TestOtherUserIsNotServed(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can be another user")
 	}
-	f := serve(t)
+	f, o := operate(t)
 	path := filepath.Join(f.dir, control.SocketName)
 	if err := errors.Join(os.Chmod(f.dir, 0o755), os.Chmod(path, 0o666)); err != nil {
 		t.Fatal(err)
@@ -60,6 +60,9 @@ func TestOtherUserIsNotServed(t *testing.T) {
 		err := cmd.Run()
 		if got := cmd.ProcessState.ExitCode(); got != want {
 			t.Errorf("uid %d: exit code %d, %v, want %d", uid, got, fmt.Sprint(err), want)
+		}
+		if done := len(o.taken()) > 0; done != (want == 0) {
+			t.Errorf("uid %d: a task was cancelled: %v", uid, done)
 		}
 	}
 }

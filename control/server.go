@@ -10,6 +10,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,12 +22,16 @@ import (
 type Config struct {
 	Dir       string       // the state directory; required, and there
 	Approvals Approvals    // required
+	Tasks     Tasks        // nil: they are not served
+	Keys      Keys         // nil: they are not served
 	Logger    *slog.Logger // nil means slog.Default
 }
 
 // Server serves the API of one network. Run it once, or close it.
 type Server struct {
 	approvals Approvals
+	tasks     Tasks
+	keys      Keys
 	log       *slog.Logger
 	listener  *guarded
 	release   func() error
@@ -45,7 +51,7 @@ func Listen(c Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
-	s := &Server{approvals: c.Approvals, log: cmp.Or(c.Logger, slog.Default())}
+	s := &Server{approvals: c.Approvals, tasks: c.Tasks, keys: c.Keys, log: cmp.Or(c.Logger, slog.Default())}
 	s.release = sync.OnceValue(release)
 	s.listener = &guarded{UnixListener: listener, refused: func(why string, p peer) {
 		s.log.Warn("control connection refused", "peer", p.String(), "reason", why)
@@ -104,6 +110,16 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("GET /v1/approvals", s.list)
 	mux.HandleFunc("GET /v1/approvals/{id}", s.get)
 	mux.HandleFunc("POST /v1/approvals/{id}", s.decide)
+	if s.tasks != nil {
+		mux.HandleFunc("GET /v1/tasks", s.listTasks)
+		mux.HandleFunc("GET /v1/tasks/{id}", s.getTask)
+		mux.HandleFunc("POST /v1/tasks/{id}", s.actOnTask)
+	}
+	if s.keys != nil {
+		mux.HandleFunc("GET /v1/keys/quarantine", s.listQuarantined)
+		mux.HandleFunc("POST /v1/keys/quarantine/{agent}", s.actOnQuarantine)
+		mux.HandleFunc("POST /v1/keys/statements", s.applyStatement)
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), handleTimeout)
 		defer cancel()
@@ -114,59 +130,87 @@ func (s *Server) handler() http.Handler {
 
 func (s *Server) list(w http.ResponseWriter, r *http.Request) {
 	all, err := s.approvals.List(r.Context())
-	if err != nil {
-		s.fail(w, err)
-		return
-	}
 	body := listBody{Approvals: all}
 	if r.URL.Query().Get("ended") == "true" {
 		body.Ended = s.approvals.Ended()
 	}
-	reply(w, http.StatusOK, body)
+	s.answer(w, body, err)
 }
 
 func (s *Server) get(w http.ResponseWriter, r *http.Request) {
 	found, err := s.approvals.Get(r.Context(), r.PathValue("id"))
-	if err != nil {
-		s.fail(w, err)
-		return
-	}
-	reply(w, http.StatusOK, found)
+	s.answer(w, found, err)
 }
 
 func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 	d, err := readDecision(r)
 	if err != nil {
-		reply(w, http.StatusBadRequest, errorBody{err.Error(), CodeInvalid})
+		invalid(w, err)
 		return
 	}
 	decided, err := s.approvals.Decide(r.Context(), r.PathValue("id"), d)
-	if err != nil {
-		s.fail(w, err)
-		return
-	}
-	reply(w, http.StatusOK, decided)
+	s.answer(w, decided, err)
 }
 
 // readDecision takes who decides from the connection, and the rest from the body.
 func readDecision(r *http.Request) (approval.Decision, error) {
 	var body decisionBody
-	decoder := json.NewDecoder(r.Body)
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&body); err != nil {
-		return approval.Decision{}, fmt.Errorf("the body is no decision: %w", err)
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return approval.Decision{}, errors.New("the body is more than a decision")
+	if err := readBody(r, &body, "decision"); err != nil {
+		return approval.Decision{}, err
 	}
 	if body.Decision != "allow" && body.Decision != "deny" {
 		return approval.Decision{}, fmt.Errorf("decision is allow or deny, not %.32q", body.Decision)
 	}
-	if len(body.Note) > approval.MaxNote || len(body.As) > approval.MaxBy {
-		return approval.Decision{}, fmt.Errorf("note has at most %d bytes, and as %d", approval.MaxNote, approval.MaxBy)
+	a, err := authorOf(r, body.Note, body.As)
+	return approval.Decision{Allow: body.Decision == "allow", By: a.By, Claimed: a.Claimed, Note: a.Note}, err
+}
+
+// readAction is readDecision for one of several acts.
+func readAction(r *http.Request, possible ...string) (action string, a Author, err error) {
+	var body actionBody
+	if err := readBody(r, &body, "action"); err != nil {
+		return "", a, err
+	}
+	if !slices.Contains(possible, body.Action) {
+		return "", a, fmt.Errorf("action is %s, not %.32q", strings.Join(possible, " or "), body.Action)
+	}
+	a, err = authorOf(r, body.Note, body.As)
+	return body.Action, a, err
+}
+
+// readBody reads a body that is one JSON object of known fields, and nothing else.
+func readBody(r *http.Request, body any, what string) error {
+	decoder := json.NewDecoder(r.Body)
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(body); err != nil {
+		return fmt.Errorf("the body is no %s: %w", what, err)
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("the body is more than one %s", what)
+	}
+	return nil
+}
+
+// authorOf returns who has sent a request: the connection says it, and what the body says is kept as claimed.
+func authorOf(r *http.Request, note, as string) (Author, error) {
+	if len(note) > approval.MaxNote || len(as) > approval.MaxBy {
+		return Author{}, fmt.Errorf("note has at most %d bytes, and as %d", approval.MaxNote, approval.MaxBy)
 	}
 	by, _ := r.Context().Value(peerKey{}).(peer)
-	return approval.Decision{Allow: body.Decision == "allow", By: by.String(), Claimed: body.As, Note: body.Note}, nil
+	return Author{By: by.String(), Claimed: as, Note: note}, nil
+}
+
+func invalid(w http.ResponseWriter, err error) {
+	reply(w, http.StatusBadRequest, errorBody{err.Error(), CodeInvalid})
+}
+
+// answer tells what was found or done, or the error.
+func (s *Server) answer(w http.ResponseWriter, body any, err error) {
+	if err != nil {
+		s.fail(w, err)
+		return
+	}
+	reply(w, http.StatusOK, body)
 }
 
 // fail tells an error, and the log what is wrong here.

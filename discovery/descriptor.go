@@ -21,6 +21,7 @@ import (
 
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/internal/cose"
+	"github.com/converge-agents/converge/internal/names"
 	"github.com/converge-agents/converge/message"
 )
 
@@ -261,15 +262,7 @@ func (d Descriptor) check() error {
 
 func isText(text string) bool { return len(text) <= maxText && utf8.ValidString(text) }
 
-func isCapability(name string) bool {
-	for _, c := range []byte(name) {
-		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
-		if !letter && c != '.' && c != '_' && c != '-' && c != '/' {
-			return false
-		}
-	}
-	return name != "" && len(name) <= maxText
-}
+func isCapability(name string) bool { return names.Is(name, maxText, "._-/") }
 
 func (d Descriptor) record() record {
 	r := record{

@@ -182,3 +182,19 @@ func (s *Service) fetchStatement(ctx context.Context, id identity.ID) error {
 	}
 	return nil
 }
+
+// Quarantined returns the agents whose root keys contradict themselves, by what was published about them. Their
+// descriptors do not count.
+func (s *Service) Quarantined() []identity.Quarantine { return s.keys.Quarantined() }
+
+// Release ends the quarantine of an agent here, as [identity.Registry.Release] does; registries that are populated
+// have one of their own to end. It reports whether the agent was quarantined.
+func (s *Service) Release(id identity.ID) (released bool) {
+	s.update(func() []change {
+		if released = s.keys.Release(id); !released {
+			return nil
+		}
+		return s.keysChanged(id)
+	})
+	return released
+}

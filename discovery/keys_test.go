@@ -208,6 +208,29 @@ func TestPublishStatementTakesNoStepBack(t *testing.T) {
 	}
 }
 
+// TestReleasedAgentIsFoundAgain has the store show a contradiction, and a person look.
+func TestReleasedAgentIsFoundAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStore(t)
+		agents, p := on(t, s), populate(t, s)
+		first := rotated(alice, alice, identity.Rotation{})
+		register(t, agents, first, described(first))
+		p.knows("before", first)
+		overwrite(t, s, statementKeyOf(alice), rotated(alice, alice, identity.Rotation{}).Statement())
+		p.knows("quarantined")
+		if all := p.service.Quarantined(); len(all) != 1 || all[0].ID != alice.ID() {
+			t.Errorf("quarantined: %v", all)
+		}
+		if p.service.Release(bob.ID()) || !p.service.Release(alice.ID()) || p.service.Release(alice.ID()) {
+			t.Error("not released once")
+		}
+		p.knowsNow("released", first)
+		if all := p.service.Quarantined(); all != nil {
+			t.Errorf("released: %v", all)
+		}
+	})
+}
+
 // TestStatementsOfStrangersDoNotFillTheRegistry has Mallory publish statements of identities that are nobody.
 func TestStatementsOfStrangersDoNotFillTheRegistry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -1,7 +1,6 @@
 package discovery_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -17,6 +16,7 @@ import (
 	"github.com/converge-agents/converge/discovery"
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/internal/cose"
+	"github.com/converge-agents/converge/internal/testkit"
 	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/store"
 	"github.com/converge-agents/converge/store/memory"
@@ -32,9 +32,7 @@ var noon = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 // The cast. Mallory can write to the store; the others need not.
 var alice, bob, carol, mallory = agent(1), agent(2), agent(3), agent(66)
 
-func agent(seed byte) *identity.Identity {
-	return must(identity.FromSeed(bytes.Repeat([]byte{seed}, 32)))
-}
+var agent = testkit.Agent
 
 func must[T any](v T, err error) T {
 	if err != nil {
@@ -114,23 +112,7 @@ func signed(signer cose.Signer, kid, payload []byte) []byte {
 	return cose.SignStatement(signer, kid, cose.DomainDescriptor, typ, payload)
 }
 
-// clock is a clock that only tests move.
-type clock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func (c *clock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *clock) Add(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-}
+type clock = testkit.Clock
 
 func newStore(t testing.TB) *memory.Store {
 	t.Helper()

@@ -10,6 +10,7 @@ import (
 
 	"github.com/converge-agents/converge/discovery"
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/testkit"
 	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/store"
 )
@@ -54,7 +55,7 @@ func TestRegisterPublishesWhatItReturns(t *testing.T) {
 // TestSequenceRises has an agent register, renew, leave and come back while the store and the clock
 // misbehave.
 func TestSequenceRises(t *testing.T) {
-	c, memory := &clock{now: noon}, newStore(t)
+	c, memory := testkit.ClockAt(noon), newStore(t)
 	s := newService(t, memory, at(c))
 	var last uint64
 	step := func(what string, do func()) {
@@ -95,7 +96,7 @@ func TestSequenceRises(t *testing.T) {
 
 // TestTombstoneOutlivesEveryEarlierDescriptor withdraws what another process published for longer.
 func TestTombstoneOutlivesEveryEarlierDescriptor(t *testing.T) {
-	c, memory := &clock{now: noon}, newStore(t)
+	c, memory := testkit.ClockAt(noon), newStore(t)
 	long := newService(t, memory, discovery.Config{Now: c.Now, TTL: time.Hour})
 	short := newService(t, memory, discovery.Config{Now: c.Now, TTL: time.Second})
 	before := register(t, long, alice, discovery.Descriptor{})
@@ -175,7 +176,7 @@ func expectNotFound(t *testing.T, s *discovery.Service, id *identity.Identity, w
 }
 
 func TestAgentIsFoundFromRegistrationToExpiryOrWithdrawal(t *testing.T) {
-	c, memory := &clock{now: noon}, newStore(t)
+	c, memory := testkit.ClockAt(noon), newStore(t)
 	s := newService(t, memory, discovery.Config{Now: c.Now, TTL: time.Minute})
 	expectNotFound(t, s, alice, "before it registers")
 	register(t, s, alice, discovery.Descriptor{})
@@ -218,14 +219,14 @@ func TestNetworksShareAStore(t *testing.T) {
 }
 
 func TestDescriptorFromTheFutureDoesNotCount(t *testing.T) {
-	c, memory := &clock{now: noon.Add(message.DefaultSkew + time.Second)}, newStore(t)
+	c, memory := testkit.ClockAt(noon.Add(message.DefaultSkew+time.Second)), newStore(t)
 	register(t, newService(t, memory, at(c)), alice, discovery.Descriptor{})
-	expectNotFound(t, newService(t, memory, at(&clock{now: noon})), alice, "issued in the future")
+	expectNotFound(t, newService(t, memory, at(testkit.ClockAt(noon))), alice, "issued in the future")
 }
 
 // TestForgedEntriesArePassedOver fills the store with whatever Mallory can come up with.
 func TestForgedEntriesArePassedOver(t *testing.T) {
-	c, memory := &clock{now: noon}, newStore(t)
+	c, memory := testkit.ClockAt(noon), newStore(t)
 	s := newService(t, memory, at(c))
 	for key, value := range map[string][]byte{
 		keyOf(alice): []byte("rubbish"),
@@ -251,7 +252,7 @@ func TestForgedEntriesArePassedOver(t *testing.T) {
 // TestStoreThatGoesBackIsNotFollowed puts older descriptors in the place of newer ones. A service that
 // has seen the newer one keeps to it.
 func TestStoreThatGoesBackIsNotFollowed(t *testing.T) {
-	c, memory := &clock{now: noon}, newStore(t)
+	c, memory := testkit.ClockAt(noon), newStore(t)
 	s := newService(t, memory, discovery.Config{Now: c.Now, TTL: time.Minute})
 	register(t, s, alice, discovery.Descriptor{Name: "old"})
 	old := entryOf(t, memory, alice)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -36,7 +37,7 @@ func KeepStatement(path string, raw []byte) (changed bool, err error) {
 	if changed, err = follows(path, raw); err != nil || !changed {
 		return false, err
 	}
-	if err := replaceFile(path, EncodeStatement(raw)); err != nil {
+	if err := ondisk.Replace(path, EncodeStatement(raw), 0o644); err != nil {
 		return false, fmt.Errorf("write key statement: %w", err)
 	}
 	return true, nil
@@ -44,7 +45,7 @@ func KeepStatement(path string, raw []byte) (changed bool, err error) {
 
 // follows reports whether a statement counts instead of the one in the file, if there is one.
 func follows(path string, raw []byte) (bool, error) {
-	known := NewRegistry(1)
+	known := NewRegistryWith(RegistryConfig{Size: 1, Logger: slog.New(slog.DiscardHandler)}) // it only compares
 	before, err := ReadStatementFile(path)
 	if err == nil {
 		_, err = known.Apply(before)
@@ -84,30 +85,6 @@ func ReadStatementFile(path string) ([]byte, error) {
 		return nil, fmt.Errorf("read key statement %s: %w", path, err)
 	}
 	return raw, nil
-}
-
-// replaceFile has a file, readable by all, hold data, and be durable.
-func replaceFile(path string, data []byte) (err error) {
-	file, err := os.CreateTemp(filepath.Dir(path), ".statement-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(file.Name()))
-		}
-	}()
-	_, err = file.Write(data)
-	if err == nil {
-		err = errors.Join(file.Chmod(0o644), file.Sync())
-	}
-	if err = errors.Join(err, file.Close()); err != nil {
-		return err
-	}
-	if err = os.Rename(file.Name(), path); err != nil {
-		return err
-	}
-	return ondisk.SyncDir(filepath.Dir(path))
 }
 
 // ListedStatement is a file of a folder of statements.

@@ -18,6 +18,7 @@ import (
 	"filippo.io/age"
 	"filippo.io/age/armor"
 
+	"github.com/converge-agents/converge/internal/keywork"
 	"github.com/converge-agents/converge/internal/ondisk"
 )
 
@@ -34,8 +35,6 @@ var (
 const (
 	keyBlockType = "PRIVATE KEY" // RFC 5958, as RFC 7468 spells it
 	maxKeyFile   = 64 << 10
-	// scryptWork is log2 of scrypt's cost (RFC 7914): about a second and 256 MiB.
-	scryptWork = 18
 	// maxScryptWork bounds what a hostile file can make its reader spend.
 	maxScryptWork = 20
 )
@@ -48,7 +47,7 @@ const (
 // that is sealed in an armored age file (age-encryption.org/v1: scrypt, ChaCha20-Poly1305), which the age
 // command opens.
 func WriteKeyFile(path string, id *Identity, passphrase []byte) error {
-	return writeKeyFile(path, id, passphrase, scryptWork)
+	return writeKeyFile(path, id, passphrase, keywork.Log2())
 }
 
 func writeKeyFile(path string, id *Identity, passphrase []byte, work int) (err error) {
@@ -79,21 +78,9 @@ func writeKeyFile(path string, id *Identity, passphrase []byte, work int) (err e
 // that needs none ignores it. On Unix it refuses a file that group or others may access in any way,
 // naming the chmod that mends it. Errors: [ErrExposed], [ErrPassphraseRequired], [ErrPassphrase].
 func ReadKeyFile(path string, passphrase []byte) (*Identity, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO would block
+	data, err := readPrivate("key file", path)
 	if err != nil {
-		return nil, fmt.Errorf("read key file: %w", err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("read key file: %w", err)
-	}
-	if err := checkMode(path, info); err != nil {
 		return nil, err
-	}
-	data, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
-	if err != nil {
-		return nil, fmt.Errorf("read key file: %w", err)
 	}
 	id, err := ParseKey(data, passphrase)
 	if err != nil {
@@ -102,12 +89,34 @@ func ReadKeyFile(path string, passphrase []byte) (*Identity, error) {
 	return id, nil
 }
 
+// readPrivate returns the bytes of a file that only its owner can access: maxKeyFile at most, and one more if there are
+// more. Errors name what is read.
+func readPrivate(what, path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO would block
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", what, err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err == nil {
+		err = checkMode(path, info)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s %s: %w", what, path, err)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", what, err)
+	}
+	return data, nil
+}
+
 func checkMode(path string, info fs.FileInfo) error {
 	if !info.Mode().IsRegular() {
-		return fmt.Errorf("read key file %s: not a regular file", path)
+		return errors.New("not a regular file")
 	}
 	if exposed := info.Mode().Perm() & 0o077; exposed != 0 && runtime.GOOS != "windows" {
-		return fmt.Errorf("read key file %s: %w (mode %04o); run: chmod 600 %q", path, ErrExposed, info.Mode().Perm(), path)
+		return fmt.Errorf("%w (mode %04o); run: chmod 600 %q", ErrExposed, info.Mode().Perm(), path)
 	}
 	return nil
 }

@@ -49,21 +49,34 @@ func (r *Registry) save(ctx context.Context, s store.Store, id ID, e entry) erro
 type Saver struct {
 	registry *Registry
 	store    store.Store
-	saved    map[ID]string // the statement that was saved with each agent
+	saved    map[ID]savedLife
+}
+
+// savedLife is what was saved of an agent's keys.
+type savedLife struct {
+	raw, other string
+	released   bool
+}
+
+func (e *entry) savedLife() savedLife {
+	if e.life == nil {
+		return savedLife{}
+	}
+	return savedLife{e.life.raw, e.life.other, e.life.released}
 }
 
 // NewSaver returns a saver that has saved nothing yet.
 func NewSaver(r *Registry, s store.Store) *Saver {
-	return &Saver{registry: r, store: s, saved: map[ID]string{}}
+	return &Saver{registry: r, store: s, saved: map[ID]savedLife{}}
 }
 
-// Save is [Registry.Save] for the agents that have come, or have another statement, since the last Save that went
-// well for them. It goes on after an error, and returns the first.
+// Save is [Registry.Save] for the agents that have come, have another statement, or were quarantined or released,
+// since the last Save that went well for them. It goes on after an error, and returns the first.
 func (s *Saver) Save(ctx context.Context) (first error) {
 	s.registry.mu.RLock()
 	due := map[ID]entry{}
 	for id, e := range s.registry.agents {
-		if statement, saved := s.saved[id]; !saved || e.life != nil && e.life.raw != statement {
+		if life, saved := s.saved[id]; !saved || e.savedLife() != life {
 			due[id] = e
 		}
 	}
@@ -75,10 +88,7 @@ func (s *Saver) Save(ctx context.Context) (first error) {
 			}
 			continue
 		}
-		s.saved[id] = ""
-		if e.life != nil {
-			s.saved[id] = e.life.raw
-		}
+		s.saved[id] = e.savedLife()
 	}
 	return first
 }

@@ -90,6 +90,31 @@ func TestQuarantineSurvivesRestartsUntilReleased(t *testing.T) {
 	}
 }
 
+// TestSaverKeepsWhatBecomesOfAQuarantine has the saver of a process that runs see an agent quarantined, and released.
+func TestSaverKeepsWhatBecomesOfAQuarantine(t *testing.T) {
+	s, kept := newScene(t), newStore(t)
+	one, other := s.rotate(s.root, identity.Rotation{}), s.rotate(s.root, identity.Rotation{})
+	saver := identity.NewSaver(s.registry, kept)
+	save := func() {
+		t.Helper()
+		if err := saver.Save(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.apply(one.Statement())
+	save()
+	s.registry.Apply(other.Statement())
+	save()
+	restarted := s.restarted(kept)
+	restarted.wantNoKey(one, identity.ErrQuarantined)
+	if all := restarted.registry.Quarantined(); len(all) != 1 || all[0].ID != one.ID() {
+		t.Errorf("quarantined after a restart: %v", all)
+	}
+	s.registry.Release(one.ID())
+	save()
+	s.restarted(kept).wantCurrent(one)
+}
+
 // TestStoreCannotForgeStatements offers what a hostile store could put there.
 func TestStoreCannotForgeStatements(t *testing.T) {
 	s, kept := newScene(t), newStore(t)

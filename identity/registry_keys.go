@@ -15,6 +15,7 @@ type life struct {
 	// other is a signed statement that contradicts raw. Until it is released, the agent is quarantined.
 	other    string
 	released bool
+	since    time.Time // when this registry has seen the contradiction
 	// older are keys of epochs before the one before, whose overlaps were not over when the keys changed again. It
 	// is known only to those who were there.
 	older []olderKey
@@ -155,6 +156,9 @@ func (r *Registry) take(s *KeyStatement, raw string, admit bool) (ChangeKind, er
 		return 0, fmt.Errorf("%w (%d agents)", ErrFull, r.size)
 	}
 	next, change, err := e.life.follow(s, raw)
+	if change == Quarantined {
+		next.since = r.now()
+	}
 	if change != 0 {
 		e.root, e.life = s.Root, next
 		r.agents[s.ID] = e

@@ -6,11 +6,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
-	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/converge-agents/converge/internal/cose"
@@ -44,33 +40,21 @@ func (k *SealingKeys) load() error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err == nil {
-		k.keys, err = parseSealingKeys(data)
-	}
 	if err != nil {
+		return err
+	}
+	if k.keys, err = parseSealingKeys(data); err != nil {
 		return fmt.Errorf("read sealing keys %s: %w", k.config.Path, err)
 	}
 	k.file = sha256.Sum256(data)
 	return nil
 }
 
-// readSealingFile returns the bytes of a file that only its owner can access.
+// readSealingFile returns the bytes of a file of sealing keys.
 func readSealingFile(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO would block
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if err := checkMode(path, info); err != nil {
-		return nil, err
-	}
-	data, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
+	data, err := readPrivate("sealing keys", path)
 	if err == nil && len(data) > maxKeyFile {
-		err = fmt.Errorf("%w: larger than %d bytes", ErrSealingFile, maxKeyFile)
+		err = fmt.Errorf("read sealing keys %s: %w: larger than %d bytes", path, ErrSealingFile, maxKeyFile)
 	}
 	return data, err
 }
@@ -85,7 +69,7 @@ func (k *SealingKeys) save(keys []heldKey) error {
 	}
 	data, err := encodeSealingKeys(keys)
 	if err == nil {
-		err = replaceSealingFile(k.config.Path, data)
+		err = ondisk.Replace(k.config.Path, data, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("write sealing keys %s: %w", k.config.Path, err)
@@ -104,25 +88,6 @@ func (k *SealingKeys) checkFile() error {
 		err = fmt.Errorf("%w: give each agent and process a file of its own", ErrSealingFileTaken)
 	}
 	return err
-}
-
-// replaceSealingFile writes a file of mode 0600 so that after a crash it is either the old or the new one.
-func replaceSealingFile(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".sealing-*") // of mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return ondisk.SyncDir(filepath.Dir(path))
 }
 
 func encodeSealingKeys(keys []heldKey) ([]byte, error) {

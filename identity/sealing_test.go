@@ -70,7 +70,7 @@ func TestSealedToAnotherKeyOrAlteredDoesNotOpen(t *testing.T) {
 		for name, other := range map[string]sealed{
 			"another info":       {[]byte("other"), s.encapsulated, s.aad, s.ciphertext},
 			"other data":         {s.info, s.encapsulated, []byte("other"), s.ciphertext},
-			"another ciphertext": {s.info, s.encapsulated, s.aad, append([]byte{1}, s.ciphertext[1:]...)},
+			"another ciphertext": {s.info, s.encapsulated, s.aad, append([]byte{s.ciphertext[0] ^ 1}, s.ciphertext[1:]...)},
 			"no ciphertext":      {s.info, s.encapsulated, s.aad, nil},
 			"short key":          {s.info, s.encapsulated[1:], s.aad, s.ciphertext},
 			"no key":             {s.info, nil, s.aad, s.ciphertext},

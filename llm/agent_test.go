@@ -234,6 +234,9 @@ func TestBudgetsEndATask(t *testing.T) {
 				if bound := cfg.TaskBudget.Tokens; bound > 0 && s.Today.Tokens > bound {
 					t.Errorf("%d tokens, where %d were allowed", s.Today.Tokens, bound)
 				}
+				if int64(s.Cost) != s.Today.Cost {
+					t.Errorf("the counts say that %d was spent, and the budget %d", s.Cost, s.Today.Cost)
+				}
 				if bound := cfg.TaskBudget.Cost; bound > 0 && float64(s.Today.Cost)/1e6 > bound {
 					t.Errorf("%d millionths spent, where %v were allowed", s.Today.Cost, bound)
 				}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/names"
 	"github.com/converge-agents/converge/task"
 	"github.com/converge-agents/converge/tool"
 )
@@ -151,14 +152,7 @@ func (c *Config) checkPeers() error {
 	return nil
 }
 
-func isPeerName(s string) bool {
-	for _, c := range []byte(s) {
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '-' || c == '.') {
-			return false
-		}
-	}
-	return 0 < len(s) && len(s) <= 64
-}
+func isPeerName(s string) bool { return names.Is(s, 64, "_-.") }
 
 // setDefaults fills in what is zero.
 func (c *Config) setDefaults() {

@@ -9,11 +9,13 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/converge-agents/converge/internal/loopback"
+	"github.com/converge-agents/converge/internal/names"
 )
 
 // Defaults of an [Endpoint].
@@ -43,7 +45,7 @@ func (e Endpoint) Check() error {
 		return errors.New("BaseURL: want an address such as https://api.example.org/v1")
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
 		return errors.New("BaseURL: want neither user, query nor fragment in it; the key has a field of its own")
-	case u.Scheme == "http" && !e.Key.IsZero() && !isLoopback(u.Hostname()) && !e.PlaintextUnsafe:
+	case u.Scheme == "http" && !e.Key.IsZero() && !loopback.Is(u.Hostname()) && !e.PlaintextUnsafe:
 		return fmt.Errorf("BaseURL: the key would go to %s unencrypted: use https", u.Hostname())
 	case e.MaxResponse < 0 || e.Silence < 0:
 		return errors.New("MaxResponse and Silence must not be negative; 0 means their defaults")
@@ -51,14 +53,6 @@ func (e Endpoint) Check() error {
 		return errors.New("the key has characters that no key has: blanks, line breaks or others beyond ASCII")
 	}
 	return nil
-}
-
-func isLoopback(host string) bool {
-	if host == "localhost" {
-		return true
-	}
-	ip, err := netip.ParseAddr(host)
-	return err == nil && ip.IsLoopback()
 }
 
 // Client returns a client that follows no redirects, since the key would follow them too, ends answers at MaxResponse
@@ -237,8 +231,7 @@ func reasonOf(status int, code string) error {
 
 // word keeps what is one word of the sort that error codes are, and no part of the key.
 func (e Endpoint) word(code string) string {
-	isWord := code != "" && len(code) <= 64 && strings.Trim(code, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.") == ""
-	if !isWord || e.Key.isIn(code) {
+	if !names.Is(code, 64, "_-.") || e.Key.isIn(code) {
 		return ""
 	}
 	return code

@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strings"
+
+	"github.com/converge-agents/converge/internal/cut"
 )
 
 // fence puts text that somebody else wrote between two lines that it cannot have foreseen. source says, in our own
@@ -13,11 +15,12 @@ func fence(source, text string, most int) string {
 	var random [8]byte
 	rand.Read(random[:]) // never fails
 	boundary := hex.EncodeToString(random[:])
-	cutText, note := cut(text, most), ""
+	text = strings.ToValidUTF8(text, "\uFFFD")
+	cutText, note := cut.Text(text, most), ""
 	if len(cutText) < len(text) {
 		note = fmt.Sprintf("\n(cut here: %d more bytes)", len(text)-len(cutText))
 	}
-	safe := cut(neutralise(cutText), 2*most) // what does not show takes more room when it does
+	safe := cut.Text(neutralise(cutText), 2*most) // what does not show takes more room when it does
 	return fmt.Sprintf("<<<DATA %s %s\n%s%s\nDATA %s>>>", boundary, source, safe, note, boundary)
 }
 

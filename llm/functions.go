@@ -30,6 +30,11 @@ const (
 	TooLong           Reason = "too_long"
 )
 
+// Reasons returns all reasons to refuse a call.
+func Reasons() []Reason {
+	return []Reason{UnknownFunction, InvalidArguments, UnknownRecipient, UnknownCapability, TooManyCalls, TooDeep, TooLong}
+}
+
 // refusal is why a call does not become a decision. The model sees the text.
 type refusal struct {
 	reason Reason

@@ -3,6 +3,8 @@ package llm
 import (
 	"fmt"
 	"strings"
+
+	"github.com/converge-agents/converge/internal/cut"
 )
 
 // history is what a conversation has come to. Its first message is the user's, and results always follow the calls that
@@ -130,5 +132,5 @@ func shorten(text string, most int) string {
 	if last := strings.LastIndexByte(text, '\n'); last >= 0 && len(text)-last <= longest {
 		end = text[last:]
 	}
-	return cut(text, max(most-len(note)-len(end), 0)) + note + end
+	return cut.Text(text, max(most-len(note)-len(end), 0)) + note + end
 }

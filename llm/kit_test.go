@@ -1,7 +1,6 @@
 package llm_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/converge-agents/converge"
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/testkit"
 	"github.com/converge-agents/converge/llm"
 	"github.com/converge-agents/converge/store"
 	"github.com/converge-agents/converge/store/memory"
@@ -26,9 +26,7 @@ const network = "test.example"
 // The cast: Alice submits, Paula plans, Will writes, Mallory is a verified agent of bad faith.
 var alice, paula, will, mallory = agent(1), agent(2), agent(3), agent(66)
 
-func agent(seed byte) *identity.Identity {
-	return must(identity.FromSeed(bytes.Repeat([]byte{seed}, 32)))
-}
+var agent = testkit.Agent
 
 func must[T any](v T, err error) T {
 	if err != nil {
@@ -127,18 +125,7 @@ func (p *plant) run(id *identity.Identity, c converge.Config) (stop func()) {
 	p.t.Helper()
 	c.Identity, c.Network, c.Registry, c.Transport = id, network, p.registry, p.wires.Endpoint(id.ID())
 	c.Logger, c.Tasks = slog.New(slog.DiscardHandler), p.tasks
-	r := must(converge.New(c))
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if err := r.Run(ctx); err != nil {
-			p.t.Error(err)
-		}
-	}()
-	stop = func() { cancel(); <-done }
-	p.t.Cleanup(stop)
-	return stop
+	return testkit.Run(p.t, must(converge.New(c)))
 }
 
 // hire runs an agent with a model.

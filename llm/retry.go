@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"time"
+
+	"github.com/converge-agents/converge/internal/sleep"
 )
 
 // Defaults of a [Retry].
@@ -66,7 +68,7 @@ func (r Retry) Do(ctx context.Context, ask func(attempt int) (Response, error)) 
 		case bounded && time.Until(deadline) <= pause:
 			return Response{}, fmt.Errorf("%w; no time is left to try again in %v", err, pause.Round(time.Millisecond))
 		}
-		if cause := sleep(ctx, pause); cause != nil {
+		if cause := sleep.For(ctx, pause); cause != nil {
 			return Response{}, &Error{Provider: failed.Provider, Reason: ErrCancelled, Err: cause}
 		}
 	}
@@ -82,16 +84,4 @@ func (r Retry) pause(attempt int, server time.Duration) time.Duration {
 		pause = min(2*pause, r.MaxPause)
 	}
 	return pause/2 + rand.N(pause/2+1)
-}
-
-// sleep returns why ctx has ended, if it does before the time is over.
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

@@ -35,14 +35,3 @@ func isHidden(c rune) bool {
 	}
 	return !unicode.IsGraphic(c) && !unicode.Is(unicode.Zs, c) || unicode.Is(unicode.Cf, c) || unicode.Is(unicode.Co, c)
 }
-
-// cut returns at most that many bytes of text, and no part of a character.
-func cut(text string, most int) string {
-	if len(text) <= most {
-		return text
-	}
-	for most > 0 && !utf8.RuneStart(text[most]) {
-		most--
-	}
-	return text[:most]
-}

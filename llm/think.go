@@ -135,6 +135,7 @@ func (a *Agent) attempt(ctx context.Context, q question, attempt int, r reservat
 		s.Calls++
 		s.InputTokens += uint64(used.Input)
 		s.OutputTokens += uint64(used.Output)
+		s.Cost += uint64(a.config.Price.of(used.Input, used.Output))
 		if err != nil {
 			s.Failures++
 		}
@@ -371,6 +372,7 @@ type Stats struct {
 	Answers             uint64 // that were taken in
 	InputTokens         uint64
 	OutputTokens        uint64
+	Cost                uint64 // of those tokens, in millionths of the currency of Config.Price
 	Conversations       uint64
 	FailedConversations uint64
 	Unheard             uint64            // messages that the model was not shown

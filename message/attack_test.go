@@ -98,7 +98,7 @@ func TestEverySingleBitFlipIsRefused(t *testing.T) {
 
 func flipEveryBit(t testing.TB, v *message.Verifier, raw []byte) {
 	t.Helper()
-	for bit := range 8 * len(raw) {
+	for bit := 0; bit < 8*len(raw); bit += flipStride {
 		flipped := bytes.Clone(raw)
 		flipped[bit/8] ^= 1 << (bit % 8)
 		if m, err := v.Verify(flipped); err == nil {
@@ -107,12 +107,12 @@ func flipEveryBit(t testing.TB, v *message.Verifier, raw []byte) {
 	}
 }
 
-// TestRandomBitFlipIsRefused flips one random bit in each of 1,000 random envelopes. The soak test
+// TestRandomBitFlipIsRefused flips one random bit in each of many random envelopes. The soak test
 // flips all of them.
 func TestRandomBitFlipIsRefused(t *testing.T) {
 	c, random := newClock(), rand.New(rand.NewPCG(1, 2))
 	s, v := newSigner(alice, c), newVerifier(bob, c, ">")
-	for i := range 1000 {
+	for i := range randomFlips {
 		raw := sign(t, s, randomDraft(random))
 		bit := random.IntN(8 * len(raw))
 		raw[bit/8] ^= 1 << (bit % 8)

@@ -410,7 +410,7 @@ func TestSignEachLendsEachMessage(t *testing.T) {
 	for g := range 4 {
 		all.Go(func() {
 			s, v := newSigner(alice, c), newVerifier(bob, c)
-			for round := range 10 {
+			for round := range lendings {
 				mixed := draftsToBob(1 + (g*100+round*37)%600)
 				mixed[len(mixed)/2].TTL = -1
 				next := 0

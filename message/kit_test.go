@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"math"
-	"sync"
 	"testing"
 	"time"
 
@@ -14,6 +13,7 @@ import (
 
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/internal/cose"
+	"github.com/converge-agents/converge/internal/testkit"
 	"github.com/converge-agents/converge/message"
 )
 
@@ -30,9 +30,7 @@ var (
 	mallory = agent(66)
 )
 
-func agent(seed byte) *identity.Identity {
-	return must(identity.FromSeed(bytes.Repeat([]byte{seed}, 32)))
-}
+var agent = testkit.Agent
 
 func must[T any](v T, err error) T {
 	if err != nil {
@@ -41,27 +39,9 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// clock is a clock that only tests move.
-type clock struct {
-	mu  sync.Mutex
-	now time.Time
-}
+type clock = testkit.Clock
 
-func newClock() *clock { return &clock{now: noon} }
-
-func (c *clock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *clock) Set(now time.Time) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = now
-}
-
-func (c *clock) Add(d time.Duration) { c.Set(c.Now().Add(d)) }
+func newClock() *clock { return testkit.ClockAt(noon) }
 
 func registryOf(agents ...*identity.Identity) *identity.Registry {
 	r := identity.NewRegistry(0)

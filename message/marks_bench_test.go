@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/converge-agents/converge/internal/testkit"
 	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/store/memory"
 )
@@ -51,7 +52,7 @@ func benchVerifier(b *testing.B, c *clock) *message.Verifier {
 func TestMarksAllocateNothingPerMessage(t *testing.T) {
 	for name, ahead := range map[string]time.Duration{"on time": 0, "ahead": 10 * time.Second} {
 		clock := standing(noon.Add(-time.Hour))
-		frames := make([][]byte, 400)
+		frames := make([][]byte, allocFrames)
 		marks := must(message.NewMarks(message.MarksConfig{Store: newStore(t), Network: network, Agent: bob.ID(), Now: clock.Now, Logger: quiet}))
 		with := configured(message.VerifierConfig{Marks: marks, Now: clock.Now})
 		without := configured(message.VerifierConfig{Now: clock.Now})
@@ -84,4 +85,4 @@ func TestMarksAllocateNothingPerMessage(t *testing.T) {
 }
 
 // standing returns a clock that stands still.
-func standing(now time.Time) *clock { return &clock{now: now} }
+func standing(now time.Time) *clock { return testkit.ClockAt(now) }

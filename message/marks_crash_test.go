@@ -52,7 +52,7 @@ func TestCrashAtAnyWriteLosesNothing(t *testing.T) {
 			if err := marks.Open(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			for i := range 90 {
+			for i := range crashSteps {
 				time.Sleep(time.Duration(1+i%10) * time.Second)
 				for _, session := range sessions {
 					raw := toBob(t, session)
@@ -69,7 +69,7 @@ func TestCrashAtAnyWriteLosesNothing(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 		}
-		if len(accepted) < 500 || len(snapshots) < 200 {
+		if len(accepted) < 5*crashSteps || len(snapshots) < 2*crashSteps {
 			t.Errorf("only %d messages and %d snapshots", len(accepted), len(snapshots))
 		}
 		for _, shot := range snapshots {

@@ -233,7 +233,7 @@ func TestMarksConfigIsChecked(t *testing.T) {
 // TestConcurrentVerificationsWithMarks verifies each message several times at once, while the marks are
 // closed at some moment, and then once more after a restart.
 func TestConcurrentVerificationsWithMarks(t *testing.T) {
-	for range 5 {
+	for range stopsAmid {
 		s := must(memory.New(memory.Config{}))
 		first := born(t, s, message.MarksConfig{})
 		if err := first.marks.Open(t.Context()); err != nil {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/sleep"
 	"github.com/converge-agents/converge/store"
 )
 
@@ -168,14 +169,7 @@ func (m *Marks) outwait(ctx context.Context, ceiling, start int64) error {
 	if ahead < 0 || ahead > 2*m.ahead {
 		return nil
 	}
-	timer := time.NewTimer(time.Duration(ahead+1) * time.Millisecond)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return sleep.For(ctx, time.Duration(ahead+1)*time.Millisecond)
 }
 
 // report logs at most one line: what was lost, and what it means.

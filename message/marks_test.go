@@ -422,7 +422,7 @@ func TestFewWrites(t *testing.T) {
 		s := newStore(t)
 		l := starts(t, slow(s, 100*time.Millisecond))
 		alices, carols := sessionOf(alice, 0), sessionOf(carol, 10*time.Second)
-		const seconds, rate = 30, 20
+		const seconds, rate = 30, trafficRate
 		for range seconds * rate {
 			time.Sleep(time.Second / rate)
 			accepts(t, l.Verifier, toBob(t, alices), "Alice's")
@@ -444,29 +444,30 @@ func TestBacklogCostsFewWrites(t *testing.T) {
 		starts(t, s).stop(t)
 		var backlog [][]byte
 		session := sessionOf(alice, 0)
-		for range 2400 {
-			time.Sleep(100 * time.Millisecond)
+		const half = 120 * backlogRate
+		for range 2 * half {
+			time.Sleep(time.Second / backlogRate)
 			backlog = append(backlog, toBob(t, session))
 		}
 		l := starts(t, s)
-		for _, raw := range backlog[:1200] {
+		for _, raw := range backlog[:half] {
 			accepts(t, l.Verifier, raw, "the first half")
 		}
 		if n := l.marks.Stats().Writes; n > 12 {
 			t.Errorf("%d writes", n)
 		}
 		next := starts(t, copyOf(t, s))
-		refusesAll(t, next.Verifier, backlog[:1200], "the first half, after a crash")
+		refusesAll(t, next.Verifier, backlog[:half], "the first half, after a crash")
 		lost := 0
-		for _, raw := range backlog[1200:] {
+		for _, raw := range backlog[half:] {
 			if _, err := next.Verify(bytes.Clone(raw)); err != nil {
 				lost++
 			}
 		}
-		if lost > 320 { // 16 steps of 2 s
+		if lost > 32*backlogRate { // 16 steps of 2 s
 			t.Errorf("%d of the other half are lost", lost)
 		}
-		for _, raw := range backlog[1200:] {
+		for _, raw := range backlog[half:] {
 			accepts(t, l.Verifier, raw, "the other half")
 		}
 		fresh := starts(t, copyOf(t, s))

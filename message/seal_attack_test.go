@@ -176,7 +176,7 @@ func TestEveryFlipOfWhatIsSealedIsRefused(t *testing.T) {
 		honest := edited(direct(bob), sealed(keys...))
 		v := newOpener(t, bob, newClock(), keys[0])
 		header, body := honest.header[labelSealing].([]byte), honest.body
-		for bit := 0; bit < 8*len(body); bit += 3 {
+		for bit := 0; bit < 8*len(body); bit += sealedStride {
 			e := stolen(honest, alice)
 			e.body = flip(body, bit)
 			refuses(t, v, e.raw(), message.ErrUnopenable, name+": ciphertext")

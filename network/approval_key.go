@@ -12,6 +12,7 @@ import (
 
 	"github.com/converge-agents/converge/approval"
 	"github.com/converge-agents/converge/config"
+	"github.com/converge-agents/converge/internal/advice"
 	"github.com/converge-agents/converge/transport/nats"
 )
 
@@ -54,7 +55,7 @@ func readApprovalKey(path string) ([]byte, error) {
 	}
 	key, err := hex.DecodeString(strings.TrimSpace(string(data)))
 	if err != nil || len(key) < approval.MinKey { // err would quote it
-		return nil, &hinted{fmt.Errorf("%s holds no key", path), "move it away, and another one is made; what waits for approval is then asked again"}
+		return nil, advice.On(fmt.Errorf("%s holds no key", path), "move it away, and another one is made; what waits for approval is then asked again")
 	}
 	return key, nil
 }

@@ -3,7 +3,6 @@ package network
 import (
 	"context"
 	"errors"
-	"slices"
 
 	"github.com/converge-agents/converge/approval"
 	"github.com/converge-agents/converge/config"
@@ -20,15 +19,9 @@ func OpenApprovals(ctx context.Context, c *config.Config, o Options) (s *approva
 	if !c.StoreShared() || c.StoreKind() == config.StoreNATS && len(servers) == 0 || c.Data == "" && c.Policy.Key == (config.Secret{}) {
 		return nil, nil, ErrNotShared
 	}
-	n := newNetwork(c, o)
-	steps := []func() error{n.makeDir, func() error { return n.openStore(ctx) }}
-	if c.StoreKind() == config.StoreNATS {
-		steps = slices.Insert(steps, 1, n.addTransport)
-	}
-	for _, step := range steps {
-		if err := step(); err != nil {
-			return nil, nil, errors.Join(err, n.Close())
-		}
+	n, err := withStore(ctx, c, o)
+	if err != nil {
+		return nil, nil, err
 	}
 	key, err := n.approvalKey()
 	if err == nil {

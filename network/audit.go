@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"time"
@@ -10,7 +11,6 @@ import (
 	"github.com/converge-agents/converge"
 	"github.com/converge-agents/converge/audit"
 	"github.com/converge-agents/converge/config"
-	"github.com/converge-agents/converge/identity"
 )
 
 // AuditKeyPath returns where the key lies that signs the receipts. No agent holds it.
@@ -22,7 +22,7 @@ func (n *Network) openAudit() error {
 	if !c.Enabled {
 		return nil
 	}
-	key, err := n.auditKey()
+	keys, err := n.auditKeys()
 	if err != nil {
 		return err
 	}
@@ -31,11 +31,14 @@ func (n *Network) openAudit() error {
 		keep = -1
 	}
 	n.audit, err = audit.Open(audit.Config{
-		Dir: n.config.AuditDir(n.dir), Key: key, Network: n.config.Network, Interval: time.Duration(c.Interval),
+		Dir: n.config.AuditDir(n.dir), Key: keys.key, Next: keys.next, Network: n.config.Network, Interval: time.Duration(c.Interval),
 		MaxSize: int64(c.MaxSize), Keep: keep, Logger: n.log,
 	})
+	if err == nil {
+		err = keys.settle(n.audit.Key(), n.log)
+	}
 	if err != nil {
-		return err
+		return errors.Join(err, keys.unread)
 	}
 	if c.Record {
 		n.log.Warn("recording all that agents see and decide; that may hold secrets", "folder", n.audit.Dir())
@@ -43,27 +46,6 @@ func (n *Network) openAudit() error {
 	n.metrics.AddAudit(n.audit)
 	n.metrics.Require("audit", func() bool { return n.audit.Healthy() == nil })
 	return nil
-}
-
-// auditKey reads or makes the key that signs receipts. It is beside the state; where that is temporary and the
-// receipts are not, beside these.
-func (n *Network) auditKey() (*identity.Identity, error) {
-	dir := n.dir
-	if n.removes {
-		if n.config.Audit.Dir == "" {
-			return identity.Generate()
-		}
-		dir = n.config.Audit.Dir
-	}
-	path := AuditKeyPath(dir)
-	key, made, err := EnsureKey(path, n.options.Passphrase)
-	if err != nil {
-		return nil, fmt.Errorf("key of the audit log: %w", err)
-	}
-	if made {
-		n.log.Info("key of the audit log made", "file", path, "id", key.ID(), "sealed", len(n.options.Passphrase) > 0)
-	}
-	return key, nil
 }
 
 // auditConfig returns what an agent's receipts are to be.

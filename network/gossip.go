@@ -28,6 +28,7 @@ func (n *Network) addGossip() (err error) {
 		return err
 	}
 	n.hooks = append(n.hooks, n.gossip)
+	n.metrics.AddGossip(n.gossip)
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/advice"
 )
 
 // KeyPath returns where the key of an agent lies that has no key file of its own.
@@ -33,7 +34,7 @@ func (n *Network) identityOf(agent, file string) (*identity.Identity, error) {
 func readKey(path string, passphrase []byte) (*identity.Identity, error) {
 	id, err := identity.ReadKeyFile(path, passphrase)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &hinted{err, fmt.Sprintf("make it with: converge keys new %q", path)}
+		return nil, advice.On(err, fmt.Sprintf("make it with: converge keys new %q", path))
 	}
 	return id, err
 }
@@ -62,10 +63,9 @@ func (n *Network) enter(id identity.ID, agent string) error {
 		return err
 	}
 	if other, taken := n.names[id]; taken {
-		return &hinted{
+		return advice.On(
 			fmt.Errorf("its key is that of agent %q too (ID %s)", other, id),
-			"give each agent a key of its own; the copy of a key file is the same key",
-		}
+			"give each agent a key of its own; the copy of a key file is the same key")
 	}
 	n.names[id] = agent
 	return nil

@@ -15,6 +15,7 @@ import (
 	"github.com/converge-agents/converge"
 	"github.com/converge-agents/converge/config"
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/advice"
 	"github.com/converge-agents/converge/message"
 )
 
@@ -22,6 +23,8 @@ import (
 // the start, and what comes up later is saved.
 type keyLife struct {
 	folder  *identity.Folder // nil without a folder
+	dir     string           // of the folder
+	handing sync.Mutex       // held while a statement is put there
 	saver   *identity.Saver  // nil if the store does not survive
 	changed chan struct{}    // holds a token when a key has changed
 	stop    func()           // ends the notice of changes
@@ -49,6 +52,7 @@ func (n *Network) addKeys(ctx context.Context) error {
 		return nil
 	}
 	var err error
+	n.keys.dir = dir
 	if n.keys.folder, err = identity.NewFolder(identity.FolderConfig{Dir: dir, Registry: n.registry, Logger: n.log}); err != nil {
 		return err
 	}
@@ -123,10 +127,9 @@ func (n *Network) addSealing(c *converge.Config, agent, file string) (seal *seal
 		c.Seal = message.SealRequired
 	}
 	if !c.Identity.IsRoot() {
-		return nil, &hinted{
+		return nil, advice.On(
 			errors.New("seal: its root key is not here, so it cannot state a sealing key"),
-			"seal needs the root keys of agents; leave it off, or give the agent its root key",
-		}
+			"seal needs the root keys of agents; leave it off, or give the agent its root key")
 	}
 	s := identity.SealingKeysConfig{}
 	if !n.removes {

@@ -11,6 +11,7 @@ import (
 	"github.com/converge-agents/converge"
 	"github.com/converge-agents/converge/config"
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/advice"
 	"github.com/converge-agents/converge/llm"
 	"github.com/converge-agents/converge/llm/anthropic"
 	"github.com/converge-agents/converge/llm/openai"
@@ -88,7 +89,7 @@ func keyOf(m config.Model) (llm.Key, error) {
 	if m.APIKey.Env != "" {
 		hint = "export " + m.APIKey.Env + "=…, or name a file that holds the key: api_key: {file: PATH}"
 	}
-	return llm.Key{}, &hinted{fmt.Errorf("api_key: %w", err), hint}
+	return llm.Key{}, advice.On(fmt.Errorf("api_key: %w", err), hint)
 }
 
 // setLLM makes the agent ask a model. Its peers are introduced once all agents have their keys.
@@ -100,6 +101,7 @@ func (n *Network) setLLM(a config.Agent, c *converge.Config, m *member) error {
 	if m.llm, err = llm.New(l); err != nil {
 		return err
 	}
+	n.metrics.AddModel(a.Name, a.Model, m.llm)
 	m.peers = a.LLM.Peers
 	c.Agent, c.Capabilities, c.TaskKinds = m.llm, m.llm.Capabilities(), m.llm.Kinds()
 	if len(c.TaskKinds) == 0 { // none would mean all
@@ -162,7 +164,7 @@ func instructionsOf(a config.Agent) (string, error) {
 	}
 	data, err := os.ReadFile(a.InstructionsFile)
 	if err != nil {
-		return "", &hinted{fmt.Errorf("instructions_file: %w", err), "the path is relative to the folder of the configuration"}
+		return "", advice.On(fmt.Errorf("instructions_file: %w", err), "the path is relative to the folder of the configuration")
 	}
 	if len(data) > maxInstructions {
 		return "", fmt.Errorf("instructions_file: %s has %d bytes where at most %d are allowed", a.InstructionsFile, len(data), maxInstructions)

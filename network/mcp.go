@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/config"
+	"github.com/converge-agents/converge/internal/advice"
+	"github.com/converge-agents/converge/observe"
 	"github.com/converge-agents/converge/tool"
 	"github.com/converge-agents/converge/tool/mcp"
 	"github.com/converge-agents/converge/transport/nats"
@@ -57,7 +59,7 @@ func serverErrors(errs []error) error {
 		}
 		errs[i] = fmt.Errorf("mcp[%d]: %w", i, err)
 		if failed, ok := errors.AsType[*mcp.StartError](err); ok && failed.Stderr != "" {
-			errs[i] = &hinted{errs[i], "`converge mcp inspect` shows what it wrote on standard error; it may read and reach only what read, write and network grant"}
+			errs[i] = advice.On(errs[i], "`converge mcp inspect` shows what it wrote on standard error; it may read and reach only what read, write and network grant")
 		}
 	}
 	return errors.Join(errs...)
@@ -149,7 +151,12 @@ func (n *Network) addServerTools(s *mcp.Server, m config.MCP) error {
 		}
 	}
 	n.metrics.Require("mcp server "+m.Name, func() bool { return s.Status().Up })
+	n.metrics.AddServer(m.Name, func() observe.Server { return serverStats(s.Status()) })
 	return nil
+}
+
+func serverStats(s mcp.Status) observe.Server {
+	return observe.Server{Up: s.Up, Restarts: s.Restarts, Blocked: s.Blocked}
 }
 
 // checkRequired reports a task that lacks params that a server's tool, which serves it, wants. All else is held

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/converge-agents/converge/config"
+	"github.com/converge-agents/converge/internal/advice"
 	"github.com/converge-agents/converge/internal/nearest"
 	"github.com/converge-agents/converge/store"
 	"github.com/converge-agents/converge/tool/mcp"
@@ -94,17 +95,11 @@ func (t *MCPTool) findPin(ctx context.Context, m *config.MCP, pins *mcp.Pins) er
 // the end.
 func OpenMCPPins(ctx context.Context, c *config.Config, o Options) (pins *mcp.Pins, done func() error, err error) {
 	if !c.StoreSurvives() {
-		return nil, nil, &hinted{errors.New("the store memory keeps no pins"), "pin tools in the file: mcp[].pins, or choose a store that stays, such as store: sqlite"}
+		return nil, nil, advice.On(errors.New("the store memory keeps no pins"), "pin tools in the file: mcp[].pins, or choose a store that stays, such as store: sqlite")
 	}
-	n := newNetwork(c, o)
-	steps := []func() error{n.makeDir, func() error { return n.openStore(ctx) }}
-	if c.StoreKind() == config.StoreNATS {
-		steps = slices.Insert(steps, 1, n.addTransport)
-	}
-	for _, step := range steps {
-		if err := step(); err != nil {
-			return nil, nil, errors.Join(err, n.Close())
-		}
+	n, err := withStore(ctx, c, o)
+	if err != nil {
+		return nil, nil, err
 	}
 	return mcp.NewPins(n.store, c.Network), n.Close, nil
 }
@@ -123,7 +118,7 @@ func CheckMCPTool(c *config.Config, name string) (server, tool string, err error
 	}
 	err = fmt.Errorf("no tool %q of an mcp server in the configuration", mcp.Visible(name, 200))
 	if near := nearest.Name(name, known); near != "" {
-		return "", "", &hinted{err, fmt.Sprintf("did you mean %q?", near)}
+		return "", "", advice.On(err, fmt.Sprintf("did you mean %q?", near))
 	}
-	return "", "", &hinted{err, "there are: " + strings.Join(known, ", ")}
+	return "", "", advice.On(err, "there are: "+strings.Join(known, ", "))
 }

@@ -135,6 +135,9 @@ func TestProcessIsNotReadyWithoutItsServers(t *testing.T) {
 	if lacks() {
 		t.Error("the server counts as away at the start")
 	}
+	wantMetrics(t, n, map[string]float64{
+		`converge_mcp_up{server="it"}`: 1, `converge_mcp_restarts_total{server="it"}`: 0, `converge_mcp_blocked_tools{server="it"}`: 0,
+	})
 	pid := numberOf(t, number)
 	check(t, os.Remove(filepath.Join(filepath.Dir(number), "server.sh"))) // it cannot start again
 	check(t, syscall.Kill(pid, syscall.SIGKILL))
@@ -143,6 +146,7 @@ func TestProcessIsNotReadyWithoutItsServers(t *testing.T) {
 			t.Fatal("the server does not count as away")
 		}
 	}
+	wantMetrics(t, n, map[string]float64{`converge_mcp_up{server="it"}`: 0})
 }
 
 func TestServersThatCannotBeHadAreNamed(t *testing.T) {

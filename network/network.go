@@ -183,6 +183,7 @@ func (n *Network) build(ctx context.Context) (err error) {
 	}); err != nil {
 		return err
 	}
+	n.metrics.AddDiscovery(n.discovery)
 	if n.population, err = n.discovery.Populate(context.WithoutCancel(ctx), n.registry); err != nil { // until Close
 		return err
 	}

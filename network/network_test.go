@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 }
 
 // patience bounds what a broken test waits for.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // syncBuffer is a log that can be read while it is written.
 type syncBuffer struct {

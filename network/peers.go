@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/advice"
 )
 
 // peer is an agent of another process.
@@ -40,10 +41,9 @@ func (n *Network) readPeers() ([]peer, error) {
 func (n *Network) checkSelf(id identity.ID) error {
 	for i, p := range n.peers {
 		if p.id == id {
-			return &hinted{
+			return advice.On(
 				fmt.Errorf("its ID %s is that of peers[%d] (%q) too", id, i, p.name),
-				"peers are the agents of other processes; leave this one's own out, and give no two processes the same key file",
-			}
+				"peers are the agents of other processes; leave this one's own out, and give no two processes the same key file")
 		}
 	}
 	return nil

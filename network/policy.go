@@ -1,8 +1,6 @@
 package network
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -10,7 +8,6 @@ import (
 
 	"github.com/converge-agents/converge/approval"
 	"github.com/converge-agents/converge/config"
-	"github.com/converge-agents/converge/control"
 )
 
 // addApprovals makes the one service that approves the tool calls of all agents.
@@ -70,31 +67,4 @@ func quoted(path string) string {
 		return path
 	}
 	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
-}
-
-// serveControl serves the socket in the state directory until ctx ends. A network that cannot have one runs without:
-// calls that are asked about are denied when their time is over.
-func (n *Network) serveControl() (run func(ctx context.Context)) {
-	if n.removes {
-		n.log.Debug("no control socket, since the state directory is a temporary one")
-		return func(context.Context) {}
-	}
-	server, err := control.Listen(control.Config{Dir: n.dir, Approvals: n.approvals, Logger: n.log})
-	if err != nil {
-		attributes := []any{"error", err}
-		var hinted interface{ Hint() string }
-		if errors.As(err, &hinted) {
-			attributes = append(attributes, "remedy", hinted.Hint())
-		}
-		n.log.Warn("nobody can decide on tool calls through this process", attributes...)
-		return func(context.Context) {}
-	}
-	n.log.Debug("serving the control socket", "path", server.Addr())
-	n.controlled.Store(true)
-	return func(ctx context.Context) {
-		defer n.controlled.Store(false)
-		if err := server.Run(ctx); err != nil {
-			n.log.Error("the control socket has failed", "error", err)
-		}
-	}
 }

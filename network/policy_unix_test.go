@@ -34,7 +34,7 @@ agents:
   - name: coordinator
     kind: coordinator
     tasks:
-      - {capability: take, each: "**", in: %q, params: {file: "{path}"}, attempts: 1, claim_ttl: 300ms}
+      - {capability: take, each: "**", in: %q, params: {file: "{path}"}, attempts: 1, claim_ttl: 3s}
       - {capability: read, each: "keep*", in: %q, params: {file: "{path}"}, attempts: 1}
 %s`, data, dir, dir, dir, dir, policy)
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/converge-agents/converge/config"
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/advice"
 	"github.com/converge-agents/converge/pool"
 	"github.com/converge-agents/converge/transport/nats"
 )
@@ -88,7 +89,7 @@ func (n *Network) updatePool(ctx context.Context, owner *member, spec pool.Spec)
 		return nil
 	})
 	if errors.Is(err, pool.ErrNotOwner) {
-		return &hinted{err, "another agent has made a pool of that name: leave owner out to join it, or choose another name"}
+		return advice.On(err, "another agent has made a pool of that name: leave owner out to join it, or choose another name")
 	}
 	return err
 }

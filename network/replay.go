@@ -9,6 +9,7 @@ import (
 
 	"github.com/converge-agents/converge"
 	"github.com/converge-agents/converge/config"
+	"github.com/converge-agents/converge/internal/advice"
 	"github.com/converge-agents/converge/replay"
 	"github.com/converge-agents/converge/role"
 	"github.com/converge-agents/converge/task"
@@ -29,7 +30,7 @@ func Replay(ctx context.Context, c *config.Config, agent string, r replay.Config
 	if a.Kind == config.KindLLM {
 		recallModel(c, a, &r)
 	} else {
-		r.Agent = func(at replay.At) (converge.Agent, error) { return replayed(ctx, a, at) }
+		r.Agent = func(at replay.At) (converge.Agent, error) { return replayed(ctx, c, a, at) }
 	}
 	return replay.Run(ctx, r, files...)
 }
@@ -42,16 +43,16 @@ func agentNamed(c *config.Config, name string) (config.Agent, error) {
 		}
 		known = append(known, a.Names()...)
 	}
-	return config.Agent{}, &hinted{fmt.Errorf("replay: the configuration has no agent %q", name), "its agents are " + strings.Join(known, ", ")}
+	return config.Agent{}, advice.On(fmt.Errorf("replay: the configuration has no agent %q", name), "its agents are "+strings.Join(known, ", "))
 }
 
 // replayed makes the agent that stands in for one of the past.
-func replayed(ctx context.Context, a config.Agent, at replay.At) (converge.Agent, error) {
+func replayed(ctx context.Context, c *config.Config, a config.Agent, at replay.At) (converge.Agent, error) {
 	switch a.Kind {
 	case config.KindWorker:
 		return role.NewWorker(role.WorkerConfig{ID: at.ID, Tools: a.Capabilities, Concurrency: a.Concurrency})
 	case config.KindCoordinator:
-		specs, err := specsOf(ctx, a)
+		specs, err := specsOf(ctx, c, a)
 		if err != nil {
 			return nil, err
 		}
@@ -63,9 +64,9 @@ func replayed(ctx context.Context, a config.Agent, at replay.At) (converge.Agent
 }
 
 // specsOf returns the tasks of a coordinator.
-func specsOf(ctx context.Context, a config.Agent) (specs []task.Spec, err error) {
+func specsOf(ctx context.Context, c *config.Config, a config.Agent) (specs []task.Spec, err error) {
 	for i, t := range a.Tasks {
-		subjects, err := subjectsOf(ctx, t)
+		subjects, err := subjectsOf(ctx, t, hidden(c, c.Data))
 		if err != nil {
 			return nil, fmt.Errorf("tasks[%d]: %w", i, err)
 		}

@@ -117,7 +117,8 @@ func (n *Network) settle() {
 	defer patience.Stop()
 	for {
 		s, p := n.tasks.Stats(), n.Progress()
-		if uint64(p.Completed+p.Failed) >= s.Completed+s.Failed+s.Cancelled {
+		// A dead letter that was requeued ends again, and coordinators do not count it anew.
+		if uint64(p.Completed+p.Failed)+s.Requeued >= s.Completed+s.Failed+s.Cancelled {
 			return
 		}
 		select {

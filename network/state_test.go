@@ -2,7 +2,6 @@ package network_test
 
 import (
 	"fmt"
-	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -27,7 +26,7 @@ agents:
   - {name: worker, kind: worker, capabilities: {say: echo}, tools: [echo]}
   - name: coordinator
     kind: coordinator
-    tasks: [{name: say, capability: say, count: %d, params: {number: "{n}"}, claim_ttl: 500ms, attempts: 9}]
+    tasks: [{name: say, capability: say, count: %d, params: {number: "{n}"}, claim_ttl: 5s, attempts: 9}]
 `, rest, n)
 }
 
@@ -196,10 +195,7 @@ agents:
   - {name: %s, kind: worker, key: %q, capabilities: {greet: echo}, tools: [echo]}
 `, discovery, peers, name, m.key(name))
 	}
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
-	address := free.Addr().String()
-	check(t, free.Close())
+	address := freeAddress(t)
 	const introduced = "discovery: {via: messages, admit: any"
 	hub := run(t, agent("hub", "listen: 127.0.0.1:0\n"+introduced+"}", m.peer("east", "")+m.peer("west", "")), network.Options{})
 	dial := m.peer("hub", ", address: "+strconv.Quote(hub.address()))

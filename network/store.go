@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -33,6 +34,21 @@ func (n *Network) openStore(ctx context.Context) (err error) {
 		return fmt.Errorf("open store (store): %w", err)
 	}
 	return nil
+}
+
+// withStore returns a network of which nothing runs but its store, and what that needs.
+func withStore(ctx context.Context, c *config.Config, o Options) (*Network, error) {
+	n := newNetwork(c, o)
+	steps := []func() error{n.makeDir, func() error { return n.openStore(ctx) }}
+	if c.StoreKind() == config.StoreNATS {
+		steps = slices.Insert(steps, 1, n.addTransport)
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return nil, errors.Join(err, n.Close())
+		}
+	}
+	return n, nil
 }
 
 // opened keeps a nil pointer from becoming a store that is there.

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/config"
+	"github.com/converge-agents/converge/internal/advice"
+	"github.com/converge-agents/converge/internal/ondisk"
 	"github.com/converge-agents/converge/tool/command"
 )
 
@@ -31,6 +33,7 @@ func (n *Network) newCommand(name string, t config.Tool) (described, error) {
 		PassEnv:         t.PassEnv,
 		Dir:             t.Dir,
 		Paths:           t.Paths,
+		Except:          hidden(n.config, n.dir),
 		Output:          t.Output,
 		Read:            t.Read,
 		Write:           t.Write,
@@ -42,13 +45,13 @@ func (n *Network) newCommand(name string, t config.Tool) (described, error) {
 	})
 	switch {
 	case err != nil && t.RequireSandbox && errors.Is(err, errors.ErrUnsupported):
-		return nil, &hinted{fmt.Errorf("tools.%s: %w", name, err), "take out require_sandbox to go on without what is missing"}
+		return nil, advice.On(fmt.Errorf("tools.%s: %w", name, err), "take out require_sandbox to go on without what is missing")
 	case err != nil:
 		return nil, fmt.Errorf("tools.%s: %w", name, err)
 	}
 	n.params[name] = c.InputSchema().Required
 	n.commands = append(n.commands, c)
-	n.warnOfState(name, slices.Concat([]string{t.Dir}, slices.Collect(maps.Values(t.Paths)), t.Read, t.Write))
+	n.warnOfState(name, slices.Concat([]string{t.Dir}, n.tellHidden(name, t.Paths), t.Read, t.Write))
 	n.warnOfSocket(name, t.UnixSockets)
 	return c, nil
 }
@@ -68,7 +71,7 @@ func checkCommand(key string, t config.Tool) (program string, err error) {
 		if lookup, ok := errors.AsType[*exec.Error](err); ok {
 			err = lookup.Err
 		}
-		return "", &hinted{fmt.Errorf("%s.command: program %q: %w", key, t.Command[0], withoutPath(err)), "install it, or give the path of an executable file"}
+		return "", advice.On(fmt.Errorf("%s.command: program %q: %w", key, t.Command[0], ondisk.WithoutPath(err)), "install it, or give the path of an executable file")
 	}
 	if t.Dir != "" {
 		err = checkFolder(key+".dir", t.Dir)
@@ -117,6 +120,32 @@ func listed(what []string) string {
 		return "nothing"
 	}
 	return strings.Join(what, ", ")
+}
+
+// hidden returns the files and folders that no param of a command leads to: the folder of state, and keys that are elsewhere.
+func hidden(c *config.Config, state string) []string {
+	all := []string{state, c.Audit.Dir} // the key of receipts may be there
+	for _, a := range c.Agents {
+		all = append(all, a.Key)
+	}
+	return slices.DeleteFunc(all, func(path string) bool { return path == "" })
+}
+
+// tellHidden says what a command is kept from in the folders of its paths. It returns those to warn of: a folder that is the
+// folder of state, or a part of it, is granted as it is.
+func (n *Network) tellHidden(name string, paths map[string]string) (granted []string) {
+	state := realPath(n.dir)
+	for _, param := range slices.Sorted(maps.Keys(paths)) {
+		folder := paths[param]
+		switch real := realPath(folder); {
+		case real == state || !isWithin(real, state):
+			granted = append(granted, folder)
+		default:
+			n.log.Info("a tool is kept from the folder of state, which lies in a folder of its own: it may read what a call names there, and nothing besides",
+				"tool", name, "folder", folder, "data", n.dir)
+		}
+	}
+	return granted
 }
 
 // warnOfState warns of a tool that can read the keys of agents, or the one that allows tool calls.

@@ -1,7 +1,6 @@
 package network
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -41,7 +40,7 @@ func (n *Network) newModule(name string, t config.Tool) (described, error) {
 	if err != nil {
 		return nil, err
 	}
-	made, err := wasm.New(context.Background(), c)
+	made, err := wasm.New(c)
 	if err != nil {
 		return nil, fmt.Errorf("tools.%s: %w", name, err)
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -14,6 +13,8 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/config"
+	"github.com/converge-agents/converge/internal/advice"
+	"github.com/converge-agents/converge/internal/ondisk"
 	"github.com/converge-agents/converge/tool"
 	"github.com/converge-agents/converge/tool/command"
 )
@@ -48,10 +49,9 @@ func (n *Network) checkParams(t config.Task) error {
 			continue
 		}
 		if wanted, known := n.params[name]; serves && known && !slices.Equal(given, wanted) {
-			return &hinted{
+			return advice.On(
 				fmt.Errorf("params: %s; but tool %q takes %s", list(given), name, list(wanted)),
-				"a tool takes the {names} of its templates, all of them and no others",
-			}
+				"a tool takes the {names} of its templates, all of them and no others")
 		}
 	}
 	if !served { // the configuration has been checked: there are workers elsewhere
@@ -112,9 +112,9 @@ func checkFolder(key, path string) error {
 	if err == nil {
 		return nil
 	}
-	err = fmt.Errorf("%s: folder %q: %w", key, path, withoutPath(err))
+	err = fmt.Errorf("%s: folder %q: %w", key, path, ondisk.WithoutPath(err))
 	if abs, absErr := filepath.Abs(path); absErr == nil && abs != path {
-		return &hinted{err, fmt.Sprintf("this path is relative to the current directory; that makes it %s", abs)}
+		return advice.On(err, fmt.Sprintf("this path is relative to the current directory; that makes it %s", abs))
 	}
 	return err
 }
@@ -125,15 +125,7 @@ func checkExists(key, path string) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("%s: %q: %w", key, path, withoutPath(err))
-}
-
-// withoutPath leaves out what an [fs.PathError] would say twice.
-func withoutPath(err error) error {
-	if p, ok := errors.AsType[*fs.PathError](err); ok {
-		return p.Err
-	}
-	return err
+	return fmt.Errorf("%s: %q: %w", key, path, ondisk.WithoutPath(err))
 }
 
 // configured is a tool of the configuration. Abort ends its calls, and where the configuration says so,

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/converge-agents/converge/config"
+	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/network"
 )
 
@@ -51,14 +52,74 @@ tools:
 
 func TestToolThatCanReadKeysIsWarnedOf(t *testing.T) {
 	dir := t.TempDir()
-	for data, want := range map[string]bool{filepath.Join(dir, "inside", "state"): true, filepath.Join(dir, "beside"): false} {
-		if err := os.MkdirAll(filepath.Join(dir, "inside"), 0o700); err != nil {
-			t.Fatal(err)
-		}
+	inside := filepath.Join(dir, "inside")
+	state := filepath.Join(inside, "state")
+	check(t, os.MkdirAll(state, 0o700))
+	const may, part, kept = "can read the keys", "part of the folder of state", "kept from the folder of state"
+	for name, c := range map[string]struct{ data, tool, says string }{
+		"read":            {state, "command: [cat], read: [" + inside + "]", may},
+		"dir":             {state, "command: [cat], dir: " + inside, may},
+		"paths beside":    {filepath.Join(dir, "beside"), "command: [cat, --, '{f}'], paths: {f: " + inside + "}", ""},
+		"paths around it": {state, "command: [cat, --, '{f}'], paths: {f: " + inside + "}", kept},
+		"paths of it":     {state, "command: [cat, --, '{f}'], paths: {f: " + state + "}", may},
+		"paths in it":     {inside, "command: [cat, --, '{f}'], paths: {f: " + state + "}", part},
+	} {
 		log, text := newLog()
-		build(t, fmt.Sprintf("network: tools\ndata: %s\ntools: {a: {command: [cat, --, '{f}'], paths: {f: %s}}}\n", data, filepath.Join(dir, "inside")), network.Options{Logger: log})
-		if warned := strings.Contains(text.String(), "can read the keys"); warned != want {
-			t.Errorf("%s: warned %t\n%s", data, warned, text)
+		check(t, build(t, fmt.Sprintf("network: tools\ndata: %s\ntools: {a: {%s}}\n", c.data, c.tool), network.Options{Logger: log}).Close())
+		for _, said := range []string{may, part, kept} {
+			if strings.Contains(text.String(), said) != (said == c.says) {
+				t.Errorf("%s: want %q\n%s", name, c.says, text)
+			}
+		}
+	}
+}
+
+// TestKeysAreKeptFromToolsWhoseFolderHoldsThem has a task name the keys of agents, in the folder of state and elsewhere, as
+// somebody who can submit tasks, or a model, would. The tasks for each file are not about them either.
+func TestKeysAreKeptFromToolsWhoseFolderHoldsThem(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	write(t, dir, "a", "sub/b", "keys/other")
+	id, err := identity.Generate()
+	check(t, err)
+	check(t, identity.WriteKeyFile("keys/own.pem", id, nil))
+	const text = `
+network: tools
+data: data
+tools:
+  cat: {command: [cat, --, "{f}"], paths: {f: .}, output: word}
+  list: {command: [ls, -a, --, "{f}"], paths: {f: .}}
+  input: {command: [cat], stdin_file: "{f}", paths: {f: .}, output: word}
+agents:
+  - {name: worker, kind: worker, key: keys/own.pem, tools: [cat, list, input], capabilities: {cat: cat, list: list, input: input}}
+  - name: boss
+    kind: coordinator
+    tasks: [%s]
+`
+	run := func(tasks string) network.Report {
+		n := build(t, fmt.Sprintf(text, tasks), network.Options{})
+		r := runJob(t, n)
+		check(t, n.Close())
+		return r
+	}
+	r := run(`{capability: cat, each: "**", in: ".", params: {f: "{path}"}}, {name: in, capability: input, each: "**", in: ".", params: {f: "{path}"}}`)
+	wantRows(t, r, "a", "keys/other", "sub/b")
+	if r.Tasks.Completed != 6 {
+		t.Errorf("%+v", r)
+	}
+	var tasks []string
+	for i, path := range []string{".", "data", "data/keys/boss.pem", "data/audit", "sub/../data/keys/boss.pem", "keys/own.pem", "keys"} {
+		for _, tool := range []string{"cat", "list", "input"} {
+			tasks = append(tasks, fmt.Sprintf("{name: %s-%d, capability: %s, attempts: 1, params: {f: %q}}", tool, i, tool, path))
+		}
+	}
+	r = run(strings.Join(tasks, ", "))
+	if r.Tasks.Completed != 0 || r.Tasks.Failed != len(tasks) {
+		t.Errorf("%+v\n%v", r.Tasks, r.Table)
+	}
+	for _, line := range r.Errors {
+		if !strings.Contains(line, "invalid params") {
+			t.Errorf("%s", line)
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/converge-agents/converge/config"
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/advice"
 	"github.com/converge-agents/converge/transport"
 	"github.com/converge-agents/converge/transport/local"
 	"github.com/converge-agents/converge/transport/tcp"
@@ -173,7 +174,7 @@ func readRoots(key, path string) (*x509.CertPool, error) {
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(pem) {
-		return nil, &hinted{fmt.Errorf("%s: no certificate in %q", key, path), "it has to be a file of PEM blocks that begin with -----BEGIN CERTIFICATE-----"}
+		return nil, advice.On(fmt.Errorf("%s: no certificate in %q", key, path), "it has to be a file of PEM blocks that begin with -----BEGIN CERTIFICATE-----")
 	}
 	return roots, nil
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/bmatcuk/doublestar/v4"
 
 	"github.com/converge-agents/converge/config"
+	"github.com/converge-agents/converge/internal/advice"
 	"github.com/converge-agents/converge/task"
 )
 
@@ -105,7 +106,7 @@ func (n *Network) tasksOf(ctx context.Context, coordinator string, a config.Agen
 		if err := n.checkParams(t); err != nil {
 			return nil, fmt.Errorf("tasks[%d].%w", i, err)
 		}
-		subjects, err := subjectsOf(ctx, t)
+		subjects, err := subjectsOf(ctx, t, hidden(n.config, n.dir))
 		if err != nil {
 			return nil, fmt.Errorf("tasks[%d]: %w", i, err)
 		}
@@ -137,8 +138,9 @@ func numbers(n int) []string {
 	return all
 }
 
-// subjectsOf lists the regular files that t is for, sorted; tasks without pattern have their number.
-func subjectsOf(ctx context.Context, t config.Task) ([]string, error) {
+// subjectsOf lists the regular files that t is for, sorted, but for those that are hidden; tasks without pattern have their
+// number.
+func subjectsOf(ctx context.Context, t config.Task, hidden []string) ([]string, error) {
 	if t.Each == "" {
 		return numbers(max(t.Count, 1)), nil
 	}
@@ -151,6 +153,7 @@ func subjectsOf(ctx context.Context, t config.Task) ([]string, error) {
 	}
 	defer root.Close()
 	s := newSelection(t)
+	s.hide(hidden)
 	err = fs.WalkDir(root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -167,15 +170,17 @@ func subjectsOf(ctx context.Context, t config.Task) ([]string, error) {
 // selection finds the regular files that a pattern takes and no other pattern leaves out. It follows no
 // symbolic links, and looks only into folders that can hold such files.
 type selection struct {
+	root    string
 	each    string
 	exclude []string
-	prefix  string // the folder that every match is in
-	depth   int    // of the deepest folder that can hold a match; -1 if any can
+	prefix  string   // the folder that every match is in
+	depth   int      // of the deepest folder that can hold a match; -1 if any can
+	hidden  []string // files and folders
 	found   []string
 }
 
 func newSelection(t config.Task) *selection {
-	s := &selection{each: cleanPattern(t.Each), prefix: ".", depth: -1}
+	s := &selection{root: realPath(t.In), each: cleanPattern(t.Each), prefix: ".", depth: -1}
 	for _, pattern := range t.Exclude {
 		s.exclude = append(s.exclude, cleanPattern(pattern))
 	}
@@ -190,6 +195,16 @@ func newSelection(t config.Task) *selection {
 		s.depth = len(segments) - 1
 	}
 	return s
+}
+
+// hide leaves out what lies in the folder, but not the folder itself.
+func (s *selection) hide(paths []string) {
+	for _, p := range paths {
+		rel, err := filepath.Rel(s.root, realPath(p))
+		if err == nil && filepath.IsLocal(rel) && rel != "." {
+			s.hidden = append(s.hidden, filepath.ToSlash(rel))
+		}
+	}
 }
 
 // cleanPattern allows for "./*.go", which is what people write who think of paths.
@@ -207,12 +222,12 @@ func (s *selection) visit(path string, d fs.DirEntry, err error) error {
 	case err != nil:
 		return err
 	case d.IsDir():
-		if !s.enters(path) {
+		if !s.enters(path) || slices.Contains(s.hidden, path) {
 			return fs.SkipDir
 		}
-	case d.Type().IsRegular() && doublestar.MatchUnvalidated(s.each, path) && !s.excludes(path):
+	case d.Type().IsRegular() && doublestar.MatchUnvalidated(s.each, path) && !s.excludes(path) && !slices.Contains(s.hidden, path):
 		if !utf8.ValidString(path) {
-			return &hinted{fmt.Errorf("the name of the file %q is not UTF-8, so it cannot be a task's param", path), "rename the file, or exclude it"}
+			return advice.On(fmt.Errorf("the name of the file %q is not UTF-8, so it cannot be a task's param", path), "rename the file, or exclude it")
 		}
 		if len(s.found) == MaxTasks {
 			return fmt.Errorf("more than %d files", MaxTasks)

@@ -2,6 +2,7 @@ package observe_test
 
 import (
 	"bytes"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -28,6 +29,7 @@ func TestReceiptsAreCounted(t *testing.T) {
 	for _, want := range []string{
 		"converge_audit_receipts_total 4\n", "converge_audit_synced_total 4\n", "converge_audit_broken 0\n",
 		"converge_audit_files_removed_total 0\n", "converge_audit_bytes_total ", "converge_audit_checkpoints_total 2\n",
+		fmt.Sprintf("converge_audit_last_sync_timestamp_seconds %v\n", float64(l.Stats().LastSync.UnixMilli())/1e3),
 	} {
 		if !strings.Contains(body, "\n"+want) {
 			t.Errorf("no %q among the metrics", want)

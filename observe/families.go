@@ -2,11 +2,14 @@ package observe
 
 import (
 	"maps"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/converge-agents/converge"
 	"github.com/converge-agents/converge/audit"
+	"github.com/converge-agents/converge/discovery"
+	"github.com/converge-agents/converge/discovery/gossip"
 	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/ratelimit"
 	"github.com/converge-agents/converge/task"
@@ -21,6 +24,11 @@ type sample struct {
 
 	receipts audit.Stats
 	audited  bool // whether there are receipts
+
+	models  []modelStats
+	servers map[string]Server
+	known   *discovery.Stats // nil without discovery
+	told    *gossip.Stats    // nil without gossip
 }
 
 // reader emits the values of one family.
@@ -34,10 +42,13 @@ type metric struct {
 }
 
 func counter(name, help string, label string, read reader) metric {
-	var labels []string
-	if label != "" {
-		labels = []string{label}
+	if label == "" {
+		return counterBy(name, help, nil, read)
 	}
+	return counterBy(name, help, []string{label}, read)
+}
+
+func counterBy(name, help string, labels []string, read reader) metric {
 	return metric{prometheus.NewDesc(name, help, labels, nil), read, prometheus.CounterValue}
 }
 
@@ -86,7 +97,10 @@ var (
 	stages = names(transport.StagePreSend, transport.StagePostReceive)
 )
 
-// metrics lists every family but the histograms, in the order of the pipeline.
+// families are all but the histograms and the approvals.
+var families = slices.Concat(metrics, modelMetrics, serverMetrics, discoveryMetrics)
+
+// metrics lists those of every process, in the order of the pipeline.
 var metrics = []metric{
 	counter("converge_messages_signed_total", "Messages signed.", "",
 		single(func(s sample) uint64 { return s.agents.Signed })),
@@ -128,7 +142,7 @@ var metrics = []metric{
 		single(func(s sample) int { return s.agents.Inbox })),
 	counter("converge_turns_failed_total", "Turns that ended in an error or a panic.", "",
 		single(func(s sample) uint64 { return s.agents.Failed })),
-	{prometheus.NewDesc("converge_decisions_total", "Decisions by kind and outcome.", []string{"kind", "outcome"}, nil), decisions, prometheus.CounterValue},
+	counterBy("converge_decisions_total", "Decisions by kind and outcome.", []string{"kind", "outcome"}, decisions),
 	counter("converge_tool_calls_total", "Tool calls by outcome.", "outcome", toolCalls),
 	gauge("converge_tools_running", "Tool calls that run.",
 		single(func(s sample) int64 { return s.agents.Tools.Running })),
@@ -137,6 +151,7 @@ var metrics = []metric{
 	counter("converge_audit_checkpoints_total", "Signed checkpoints.", "", audited(func(s audit.Stats) uint64 { return s.Syncs })),
 	counter("converge_audit_bytes_total", "Bytes of receipts that were written.", "", audited(func(s audit.Stats) uint64 { return s.Bytes })),
 	counter("converge_audit_files_removed_total", "Old files of receipts that were removed to keep the bound.", "", audited(func(s audit.Stats) uint64 { return s.Removed })),
+	gauge("converge_audit_last_sync_timestamp_seconds", "When receipts were last made durable, in Unix time. Without new receipts there is no sync.", lastSync),
 	gauge("converge_audit_broken", "1 once receipts could not be written, so that agents do nothing.", audited(broken)),
 	counter("converge_tasks_total", "Events in the lives of tasks.", "event", taskEvents),
 	counter("converge_tasks_corrupt_total", "Unreadable task records that were met and skipped.", "",
@@ -149,6 +164,12 @@ func audited(get func(audit.Stats) uint64) reader {
 		if s.audited {
 			emit(float64(get(s.receipts)))
 		}
+	}
+}
+
+func lastSync(s sample, emit func(float64, ...string)) {
+	if s.audited {
+		emit(float64(s.receipts.LastSync.UnixMilli()) / 1e3)
 	}
 }
 

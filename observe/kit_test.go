@@ -1,7 +1,6 @@
 package observe_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"log/slog"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/converge-agents/converge"
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/testkit"
 	"github.com/converge-agents/converge/observe"
 	"github.com/converge-agents/converge/transport/local"
 )
@@ -24,9 +24,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const network = "test.example"
 
-func agent(seed byte) *identity.Identity {
-	return must(identity.FromSeed(bytes.Repeat([]byte{seed}, 32)))
-}
+var agent = testkit.Agent
 
 func must[T any](v T, err error) T {
 	if err != nil {
@@ -73,17 +71,7 @@ func (w *world) runtime(id *identity.Identity, c converge.Config) *converge.Runt
 // run runs r until stop is called, at the latest at the end of the test.
 func (w *world) run(r *converge.Runtime) (stop func()) {
 	w.t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if err := r.Run(ctx); err != nil {
-			w.t.Error(err)
-		}
-	}()
-	stop = func() { cancel(); <-done }
-	w.t.Cleanup(stop)
-	return stop
+	return testkit.Run(w.t, r)
 }
 
 func get(m *observe.Metrics, method, path string) *httptest.ResponseRecorder {

@@ -13,7 +13,7 @@ import (
 )
 
 // Metrics is a [prometheus.Collector] over the agents of a process. It sums over them: no label ever
-// holds an ID or a name that a peer can choose. Nothing is counted here: a scrape reads the counters
+// holds an ID or a name that a peer can choose. Only models and servers have names, which the operator gives. Nothing is counted here: a scrape reads the counters
 // that the runtimes keep anyway. It is safe for concurrent use.
 //
 //	reg.MustRegister(metrics)
@@ -27,6 +27,10 @@ type Metrics struct {
 
 	approvals []Approvals
 	receipts  *audit.Log
+	models    map[modelLabels][]Model
+	servers   map[string]func() Server
+	discovery []Discovery
+	gossip    []Gossip
 }
 
 // NewMetrics returns a collector over no agents.
@@ -192,7 +196,7 @@ func addAll(to, from map[string]uint64) {
 
 // Describe implements [prometheus.Collector].
 func (m *Metrics) Describe(to chan<- *prometheus.Desc) {
-	for _, f := range metrics {
+	for _, f := range families {
 		to <- f.desc
 	}
 	to <- turnTimes
@@ -205,7 +209,9 @@ func (m *Metrics) Describe(to chan<- *prometheus.Desc) {
 func (m *Metrics) Collect(to chan<- prometheus.Metric) {
 	s := sample{agents: m.Stats(), tasks: m.taskStats(), wires: m.Transport()}
 	s.receipts, s.audited = m.auditStats()
-	for _, f := range metrics {
+	s.models, s.servers = m.modelStats(), m.serverStats()
+	s.known, s.told = m.discoveryStats()
+	for _, f := range families {
 		f.read(s, func(value float64, labels ...string) {
 			to <- prometheus.MustNewConstMetric(f.desc, f.kind, value, labels...)
 		})

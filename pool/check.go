@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/names"
 	"github.com/converge-agents/converge/message"
 )
 
@@ -106,14 +107,8 @@ func (s *Spec) checkTopics() error {
 }
 
 func checkName(field, name string) error {
-	if name == "" || len(name) > MaxName {
-		return invalid("%s has %d bytes; a name has 1 to %d", field, len(name), MaxName)
-	}
-	for i, c := range []byte(name) {
-		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
-		if !letter && strings.IndexByte("._:/@+-", c) < 0 {
-			return invalid(`%s %q: byte %d is %q; a name is made of letters, digits and "._:/@+-"`, field, name, i+1, c)
-		}
+	if err := names.Check(field, name, MaxName, "._:/@+-"); err != nil {
+		return invalid("%v", err)
 	}
 	return nil
 }

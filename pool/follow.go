@@ -3,10 +3,10 @@ package pool
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/sleep"
 	"github.com/converge-agents/converge/store"
 )
 
@@ -25,22 +25,14 @@ type Change struct {
 // logged and tried again. While somebody is attached, the manager runs one goroutine, which follows the store;
 // the last detach stops it and waits for it.
 func (m *Manager) Attach(fn func(Change)) (detach func()) {
-	m.life.Lock()
-	defer m.life.Unlock()
-	l, now := m.listeners.Add(fn)
-	if now == 1 {
-		m.start()
-	}
-	return sync.OnceFunc(func() {
-		m.life.Lock()
-		defer m.life.Unlock()
-		if m.listeners.Remove(l) == 0 {
-			m.stop()
-			m.running.Wait()
-			m.setAttached(false)
-			m.health.forget()
-		}
-	})
+	return m.listeners.Attach(fn, m.start, m.halt)
+}
+
+func (m *Manager) halt() {
+	m.stop()
+	m.running.Wait()
+	m.setAttached(false)
+	m.health.forget()
 }
 
 func (m *Manager) start() {
@@ -113,14 +105,7 @@ func (f *follower) begin() {
 // wait returns false when ctx is done.
 func (f *follower) wait(ctx context.Context) bool {
 	f.pause = min(max(2*f.pause, minPause), maxPause)
-	timer := time.NewTimer(f.pause)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+	return sleep.For(ctx, f.pause) == nil
 }
 
 // follow returns the error that ends the watch.

@@ -1,7 +1,6 @@
 package pool_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -13,6 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/testkit"
 	"github.com/converge-agents/converge/pool"
 	"github.com/converge-agents/converge/store"
 	"github.com/converge-agents/converge/store/memory"
@@ -25,9 +25,7 @@ const network = "test.example"
 // The cast. Alice owns pools; Mallory can write to the store.
 var alice, bob, carol, mallory = agent(1), agent(2), agent(3), agent(66)
 
-func agent(seed byte) *identity.Identity {
-	return must(identity.FromSeed(bytes.Repeat([]byte{seed}, 32)))
-}
+var agent = testkit.Agent
 
 func must[T any](v T, err error) T {
 	if err != nil {

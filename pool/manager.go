@@ -93,7 +93,6 @@ type Manager struct {
 
 	listeners listeners.List[Change]
 
-	life    sync.Mutex // held while the goroutine starts and stops
 	running sync.WaitGroup
 	stop    context.CancelFunc
 	passes  uint64 // over the store

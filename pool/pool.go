@@ -142,6 +142,10 @@ type Definition struct {
 // author returns whose word it is. It allocates nothing.
 func (d *Definition) author() author { return author{d.Owner, d.OwnerKey, d.epoch, d.statement} }
 
+func (d *Definition) setAuthor(a author) {
+	d.Owner, d.OwnerKey, d.epoch, d.statement = a.id, a.root, a.epoch, a.statement
+}
+
 // Membership is an agent's word that it belongs to a pool, or no longer does.
 type Membership struct {
 	Pool     string
@@ -161,6 +165,10 @@ type Membership struct {
 
 // author returns whose word it is. It allocates nothing.
 func (m *Membership) author() author { return author{m.Member, m.Key, m.epoch, m.statement} }
+
+func (m *Membership) setAuthor(a author) {
+	m.Member, m.Key, m.epoch, m.statement = a.id, a.root, a.epoch, a.statement
+}
 
 // clone returns a copy that shares nothing that can be changed.
 func (d *Definition) clone() Definition {

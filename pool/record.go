@@ -2,7 +2,6 @@ package pool
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -41,7 +40,7 @@ func (d *Definition) payload() []byte {
 	w.Text(15, d.Governance)
 	w.Uint(16, uint64(d.MaxMembers))
 	writeIDs(&w, 17, d.Expelled)
-	w.Uint(18, fromBool(d.Dissolved))
+	w.Flag(18, d.Dissolved)
 	w.Uint(19, d.epoch)
 	w.Bytes(20, d.statement)
 	return w.End()
@@ -49,11 +48,9 @@ func (d *Definition) payload() []byte {
 
 func parseDefinition(payload []byte) (*Definition, error) {
 	d := &Definition{}
-	p := newParser(payload)
-	p.fields(func(key int64) {
+	p := parser{cose.NewReader(payload)}
+	p.Record(recordVersion, func(key int64) {
 		switch key {
-		case 1:
-			p.version()
 		case 2:
 			d.Network = p.text()
 		case 3:
@@ -67,11 +64,11 @@ func parseDefinition(payload []byte) (*Definition, error) {
 		case 7:
 			d.Issued = p.time()
 		case 8:
-			d.Topics = list(&p, MaxTopics, p.text)
+			d.Topics = cose.List(&p.Reader, MaxTopics, p.text)
 		case 9:
 			d.Admission = Admission(min(p.Uint(), math.MaxUint8))
 		case 10:
-			d.Allowlist = list(&p, MaxListed, p.id)
+			d.Allowlist = cose.List(&p.Reader, MaxListed, p.id)
 		case 11:
 			d.salt = p.bytes()
 		case 12:
@@ -85,7 +82,7 @@ func parseDefinition(payload []byte) (*Definition, error) {
 		case 16:
 			d.MaxMembers = int(min(p.Uint(), math.MaxInt32))
 		case 17:
-			d.Expelled = list(&p, MaxListed, p.id)
+			d.Expelled = cose.List(&p.Reader, MaxListed, p.id)
 		case 18:
 			d.Dissolved = p.bool()
 		case 19:
@@ -97,7 +94,7 @@ func parseDefinition(payload []byte) (*Definition, error) {
 		}
 	})
 	d.Owner = identity.IDOf(d.OwnerKey)
-	return d, p.end(d.payload, d.check)
+	return d, p.end(payload, d)
 }
 
 // payload returns what the member signs.
@@ -110,7 +107,7 @@ func (m *Membership) payload() []byte {
 	w.Bytes(5, m.Owner[:])
 	w.Uint(6, m.Sequence)
 	w.Int(7, m.Issued.UnixMilli())
-	w.Uint(8, fromBool(m.Left))
+	w.Flag(8, m.Left)
 	w.Bytes(9, m.proof)
 	w.Uint(10, m.epoch)
 	w.Bytes(11, m.statement)
@@ -119,11 +116,9 @@ func (m *Membership) payload() []byte {
 
 func parseMembership(payload []byte) (*Membership, error) {
 	m := &Membership{}
-	p := newParser(payload)
-	p.fields(func(key int64) {
+	p := parser{cose.NewReader(payload)}
+	p.Record(recordVersion, func(key int64) {
 		switch key {
-		case 1:
-			p.version()
 		case 2:
 			m.Network = p.text()
 		case 3:
@@ -149,53 +144,21 @@ func parseMembership(payload []byte) (*Membership, error) {
 		}
 	})
 	m.Member = identity.IDOf(m.Key)
-	return m, p.end(m.payload, m.check)
+	return m, p.end(payload, m)
 }
-
-// errNewer says that a record has a version that this program does not know.
-var errNewer = errors.New("it was written by a newer version of the program")
 
 // parser reads a payload.
-type parser struct {
-	cose.Reader
-	payload   []byte
-	versioned bool
-}
+type parser struct{ cose.Reader }
 
-func newParser(payload []byte) parser {
-	return parser{Reader: cose.NewReader(payload), payload: payload}
-}
-
-// fields reads the payload's map; the version comes first, so that what follows has a meaning.
-func (p *parser) fields(field func(key int64)) {
-	p.Fields(func(key int64) {
-		if key != 1 && !p.versioned {
-			p.Fail(cose.ErrUnexpected)
-			return
-		}
-		field(key)
-	})
-}
-
-func (p *parser) version() {
-	p.versioned = true
-	switch v := p.Uint(); {
-	case v > recordVersion:
-		p.Fail(errNewer)
-	case v != recordVersion:
-		p.Fail(cose.ErrUnexpected)
-	}
-}
-
-// end makes sure that the payload is what would have been written.
-func (p *parser) end(write func() []byte, check func() error) error {
+// end makes sure that the payload is what would have been written of r.
+func (p *parser) end(payload []byte, r record) error {
 	if err := p.End(); err != nil {
 		return fmt.Errorf("%w: %w", ErrRecord, err)
 	}
-	if err := check(); err != nil {
+	if err := r.check(); err != nil {
 		return fmt.Errorf("%w: %v", ErrRecord, err) // no ErrInvalid: it is not the caller's argument
 	}
-	if !p.versioned || !bytes.Equal(write(), p.payload) {
+	if !bytes.Equal(r.payload(), payload) {
 		return fmt.Errorf("%w: %w", ErrRecord, cose.ErrNotDeterministic)
 	}
 	return nil
@@ -214,93 +177,74 @@ func (p *parser) id() (id identity.ID) {
 	return id
 }
 
-// list reads an array of up to most items.
-func list[T any](p *parser, most int, item func() T) []T {
-	n := p.Array()
-	if n > most {
-		p.Fail(cose.ErrUnexpected)
-		return nil
-	}
-	all := make([]T, 0, n)
-	for i := 0; i < n && p.Err() == nil; i++ {
-		all = append(all, item())
-	}
-	return all
-}
-
 func writeIDs(w *cose.MapWriter, key byte, ids []identity.ID) {
 	w.Array(key, len(ids), func(buf []byte, i int) []byte { return cose.AppendBytes(buf, ids[i][:]) })
 }
 
-func fromBool(b bool) uint64 {
-	if b {
-		return 1
-	}
-	return 0
+// record is a definition or a membership.
+type record interface {
+	author() author
+	setAuthor(author)
+	check() error
+	payload() []byte
 }
 
-// sign returns the signed bytes of a definition.
-func (d *Definition) sign(owner *identity.Identity) ([]byte, error) {
-	by, err := signerOf(owner, d.Owner)
+// form is what tells one sort of records from the other.
+type form[R record] struct {
+	most   int // bytes, signed
+	domain cose.Domain
+	typ    string
+	parse  func(payload []byte) (R, error)
+}
+
+var (
+	definitionForm = form[*Definition]{MaxDefinition, cose.DomainPool, definitionTyp, parseDefinition}
+	membershipForm = form[*Membership]{MaxMembership, cose.DomainMember, membershipTyp, parseMembership}
+)
+
+// sign returns the signed bytes of a record, and names in it whoever signs.
+func (f form[R]) sign(r R, signer *identity.Identity) ([]byte, error) {
+	by, err := signerOf(signer, r.author().id)
 	if err != nil {
 		return nil, err
 	}
-	d.OwnerKey, d.epoch, d.statement = by.root, by.epoch, by.statement
-	if err := d.check(); err != nil {
+	r.setAuthor(by)
+	if err := r.check(); err != nil {
 		return nil, err
 	}
-	raw := cose.SignStatement(owner, d.Owner[:], cose.DomainPool, definitionTyp, d.payload())
-	if len(raw) > MaxDefinition {
-		return nil, invalid("the signed definition has %d bytes where at most %d are allowed", len(raw), MaxDefinition)
+	raw := cose.SignStatement(signer, by.id[:], f.domain, f.typ, r.payload())
+	if len(raw) > f.most {
+		return nil, invalid("the signed record has %d bytes where at most %d are allowed", len(raw), f.most)
 	}
 	return raw, nil
 }
 
-func (m *Membership) sign(member *identity.Identity) ([]byte, error) {
-	by, err := signerOf(member, m.Member)
-	if err != nil {
-		return nil, err
-	}
-	m.Key, m.epoch, m.statement = by.root, by.epoch, by.statement
-	if err := m.check(); err != nil {
-		return nil, err
-	}
-	return cose.SignStatement(member, m.Member[:], cose.DomainMember, membershipTyp, m.payload()), nil
-}
-
-// openDefinition returns the definition in raw if its owner signed it.
-func openDefinition(raw []byte, by verify) (*Definition, error) {
-	s, err := parseSigned(raw, MaxDefinition)
-	if err != nil {
-		return nil, err
-	}
-	d, err := parseDefinition(s.Payload)
-	if err != nil {
-		return nil, err
-	}
-	return d, by(raw, s, d.author(), cose.DomainPool, definitionTyp)
-}
-
-// openMembership returns the membership in raw if its member signed it.
-func openMembership(raw []byte, by verify) (*Membership, error) {
-	s, err := parseSigned(raw, MaxMembership)
-	if err != nil {
-		return nil, err
-	}
-	m, err := parseMembership(s.Payload)
-	if err != nil {
-		return nil, err
-	}
-	return m, by(raw, s, m.author(), cose.DomainMember, membershipTyp)
-}
-
-func parseSigned(raw []byte, most int) (cose.Sign1, error) {
-	if len(raw) > most {
-		return cose.Sign1{}, fmt.Errorf("%w: %d bytes where at most %d are allowed", ErrRecord, len(raw), most)
+// open returns the record in raw if its author signed it.
+func (f form[R]) open(raw []byte, by verify) (none R, err error) {
+	if len(raw) > f.most {
+		return none, fmt.Errorf("%w: %d bytes where at most %d are allowed", ErrRecord, len(raw), f.most)
 	}
 	s, err := cose.Parse(raw)
 	if err != nil {
-		return cose.Sign1{}, fmt.Errorf("%w: %w", ErrRecord, err)
+		return none, fmt.Errorf("%w: %w", ErrRecord, err)
 	}
-	return s, nil
+	r, err := f.parse(s.Payload)
+	if err != nil {
+		return none, err
+	}
+	return r, by(raw, s, r.author(), f.domain, f.typ)
 }
+
+func (d *Definition) sign(owner *identity.Identity) ([]byte, error) {
+	return definitionForm.sign(d, owner)
+}
+
+func (m *Membership) sign(member *identity.Identity) ([]byte, error) {
+	return membershipForm.sign(m, member)
+}
+
+// openDefinition returns the definition in raw if its owner signed it.
+func openDefinition(raw []byte, by verify) (*Definition, error) { return definitionForm.open(raw, by) }
+
+// openMembership returns the membership in raw if its member signed it.
+func openMembership(raw []byte, by verify) (*Membership, error) { return membershipForm.open(raw, by) }

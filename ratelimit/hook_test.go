@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/testkit"
 	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/ratelimit"
 	"github.com/converge-agents/converge/transport"
@@ -27,9 +28,7 @@ const network = "test.example"
 // The cast of the tests that sign: all are registered, Mallory included.
 var victim, mallory, receiver, bystander = agent(1), agent(66), agent(2), agent(3)
 
-func agent(seed byte) *identity.Identity {
-	return must(identity.FromSeed(bytes.Repeat([]byte{seed}, 32)))
-}
+var agent = testkit.Agent
 
 func must[T any](v T, err error) T {
 	if err != nil {

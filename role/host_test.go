@@ -58,7 +58,7 @@ func (c *cut) PostReceive(_ context.Context, m *message.Message) (*message.Messa
 
 func TestRemoteWorkersDoTheTasksOfALocalCoordinator(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const n = 200
+		const n = 100
 		p := newPlant(t, task.Config{})
 		w := newWorkshop(p, time.Second)
 		p.host(converge.Config{})
@@ -77,14 +77,14 @@ func TestRemoteWorkersDoTheTasksOfALocalCoordinator(t *testing.T) {
 
 func TestRemoteCoordinatorAndRemoteWorkers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const n = 300
+		const n = 120
 		p := newPlant(t, task.Config{})
 		w := newWorkshop(p, 100*time.Millisecond)
 		h, _ := p.host(converge.Config{})
 		for i := range 3 {
 			p.workerWith(agent(byte(20+i)), 5, elsewhere(converge.Config{}))
 		}
-		k := p.coordinator(alice, role.CoordinatorConfig{Tasks: specs(n, "work"), Window: 100}, elsewhere(converge.Config{}))
+		k := p.coordinator(alice, role.CoordinatorConfig{Tasks: specs(n, "work"), Window: 40}, elsewhere(converge.Config{}))
 		await(t, k, time.Minute)
 		expectAllSigned(t, k)
 		w.expectAllOnce(t, n)
@@ -361,7 +361,7 @@ func TestClientThatNeverReadsHoldsUpNobody(t *testing.T) {
 			for ctx.Err() == nil {
 				m := must(signer.Sign(context.Background(), message.Draft{To: hanna.ID(), ContentType: remote.RequestType, Body: []byte("?")}))
 				deaf.Send(ctx, transport.RouteOf(m), m.Raw())
-				time.Sleep(10 * time.Millisecond)
+				time.Sleep(50 * time.Millisecond)
 			}
 		})
 		took := await(t, k, 5*time.Minute)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/converge-agents/converge"
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/testkit"
 	"github.com/converge-agents/converge/role"
 	"github.com/converge-agents/converge/store"
 	"github.com/converge-agents/converge/store/memory"
@@ -28,9 +29,7 @@ const network = "test.example"
 // The cast: Alice coordinates, Bob and Carol work, Mallory is a verified agent of bad faith.
 var alice, bob, carol, mallory = agent(1), agent(2), agent(3), agent(66)
 
-func agent(seed byte) *identity.Identity {
-	return must(identity.FromSeed(bytes.Repeat([]byte{seed}, 32)))
-}
+var agent = testkit.Agent
 
 func must[T any](v T, err error) T {
 	if err != nil {
@@ -126,18 +125,7 @@ func (p *plant) run(id *identity.Identity, c converge.Config) (stop func()) {
 	if c.Tasks == nil {
 		c.Tasks = p.tasks
 	}
-	r := must(converge.New(c))
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if err := r.Run(ctx); err != nil {
-			p.t.Error(err)
-		}
-	}()
-	stop = func() { cancel(); <-done }
-	p.t.Cleanup(stop)
-	return stop
+	return testkit.Run(p.t, must(converge.New(c)))
 }
 
 // submit has an agent that does not run submit a task.

@@ -11,6 +11,7 @@ import (
 	"github.com/converge-agents/converge"
 	"github.com/converge-agents/converge/discovery"
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/cut"
 	"github.com/converge-agents/converge/taint"
 	"github.com/converge-agents/converge/task"
 	"github.com/converge-agents/converge/tool"
@@ -142,7 +143,7 @@ func publicReason(err error) string {
 	if toolErr, ok := errors.AsType[*tool.Error](err); ok && toolErr.Err != nil {
 		text = fmt.Sprintf("tool %s: %v: %v", toolErr.Tool, toolErr.Reason, toolErr.Err)
 	}
-	return text[:min(len(text), most)]
+	return cut.Text(text, most)
 }
 
 // claim asks for as many tasks as there is room for. Each worker begins at another place of the list,

@@ -56,11 +56,11 @@ func (b *book) put(r *record) backlog {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if uint64(r.revision) <= b.seen.Load() {
-		return backlog{}
+		return 0
 	}
 	old := p.tasks[r.spec.ID]
 	if old != nil && old.revision >= r.revision {
-		return backlog{}
+		return 0
 	}
 	return b.enter(number, old, r)
 }
@@ -72,7 +72,7 @@ func (b *book) restore(r *record) (_ backlog, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.tasks[r.spec.ID] != nil {
-		return backlog{}, false
+		return 0, false
 	}
 	return b.enter(number, nil, r), true
 }
@@ -94,9 +94,9 @@ func (b *book) note(number int, from, to *record) backlog {
 		b.moved.Or(1 << number)
 	}
 	if r := cmp.Or(to, from); len(r.encoded) >= largeMove {
-		return backlog{number, max(len(p.moves), enoughMoves)}
+		return backlog(max(len(p.moves), enoughMoves))
 	}
-	return backlog{number, len(p.moves)}
+	return backlog(len(p.moves))
 }
 
 // removeUpTo takes out the record of a task unless it is newer, and returns it; nil if there is none. So that no older
@@ -118,11 +118,11 @@ func (b *book) removeIf(id string, so func(*record) bool) (*record, backlog) {
 	defer p.mu.Unlock()
 	r := p.tasks[id]
 	if r == nil || !so(r) {
-		return nil, backlog{}
+		return nil, 0
 	}
 	delete(p.tasks, id)
 	if r.status.Terminal() {
-		return r, backlog{}
+		return r, 0
 	}
 	return r, b.note(number, r, nil)
 }

@@ -14,6 +14,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/cut"
+	"github.com/converge-agents/converge/internal/names"
 	"github.com/converge-agents/converge/internal/proof"
 )
 
@@ -182,14 +184,8 @@ func checkTTL(field string, ttl time.Duration) error {
 }
 
 func checkName(field, name string) error {
-	if name == "" || len(name) > maxName {
-		return invalid("%s has %d bytes; a name has 1 to %d", field, len(name), maxName)
-	}
-	for i, c := range []byte(name) {
-		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
-		if !letter && strings.IndexByte("._:/@+-", c) < 0 {
-			return invalid(`%s %q: byte %d is %q; a name is made of letters, digits and "._:/@+-"`, field, name, i+1, c)
-		}
+	if err := names.Check(field, name, maxName, "._:/@+-"); err != nil {
+		return invalid("%v", err)
 	}
 	return nil
 }
@@ -237,18 +233,7 @@ func checkResult(result []byte, mediaType string) error {
 
 // fitReason makes any text fit to be kept as the reason for a failure: an error may be long, and losing
 // its end is better than losing the failure.
-func fitReason(reason string) string {
-	reason = strings.ToValidUTF8(reason, "\uFFFD")
-	if len(reason) <= MaxReason {
-		return reason
-	}
-	const mark = "…"
-	end := MaxReason - len(mark)
-	for !utf8.RuneStart(reason[end]) {
-		end--
-	}
-	return reason[:end] + mark
-}
+func fitReason(reason string) string { return cut.Marked(reason, MaxReason) }
 
 func invalid(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrInvalid, fmt.Sprintf(format, args...))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/converge-agents/converge/internal/sleep"
 	"github.com/converge-agents/converge/store"
 )
 
@@ -175,5 +176,5 @@ type pause time.Duration
 // wait returns false when ctx is done.
 func (p *pause) wait(ctx context.Context) bool {
 	*p = min(max(2**p, pause(minPause)), pause(maxPause))
-	return sleep(ctx, time.Duration(*p))
+	return sleep.For(ctx, time.Duration(*p)) == nil
 }

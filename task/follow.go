@@ -3,7 +3,6 @@ package task
 import (
 	"context"
 	"errors"
-	"sync"
 
 	"github.com/converge-agents/converge/store"
 )
@@ -24,22 +23,14 @@ import (
 // says so; and one looks at the store's clock, if it has one. The last detach stops them and waits for
 // them.
 func (m *Manager) Attach(fn func(Task)) (detach func()) {
-	m.life.Lock()
-	defer m.life.Unlock()
-	l, now := m.listeners.Add(fn)
-	if now == 1 {
-		m.start()
-	}
-	return sync.OnceFunc(func() {
-		m.life.Lock()
-		defer m.life.Unlock()
-		if m.listeners.Remove(l) == 0 {
-			m.stop()
-			m.running.Wait()
-			m.health.set(&m.health.following, nil)
-			m.health.set(&m.health.expiring, nil)
-		}
-	})
+	return m.listeners.Attach(fn, m.start, m.halt)
+}
+
+func (m *Manager) halt() {
+	m.stop()
+	m.running.Wait()
+	m.health.set(&m.health.following, nil)
+	m.health.set(&m.health.expiring, nil)
 }
 
 // tell tells all listeners of a task.

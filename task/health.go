@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/converge-agents/converge/internal/sleep"
 	"github.com/converge-agents/converge/store"
 )
 
@@ -56,12 +57,8 @@ func (m *Manager) confirm(ctx context.Context) {
 	h.mu.Lock()
 	failures := h.failures
 	h.mu.Unlock()
-	timer := time.NewTimer(steady)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
+	if sleep.For(ctx, steady) != nil {
 		return
-	case <-timer.C:
 	}
 	if _, err := m.store.Get(ctx, keyPrefix+"x"); err != nil && !errors.Is(err, store.ErrNotFound) {
 		return

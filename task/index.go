@@ -77,23 +77,29 @@ func (x *index) removeUpTo(id string, at store.Revision) *record {
 	return r
 }
 
-// limit takes in the moves of a page if there are enough.
+// limit takes in all moves if there are enough on a page: those of all pages, since they are about neighbours in the
+// rankings, and soon, while the cache still has the records.
 func (x *index) limit(noted backlog) {
-	if noted.moves < enoughMoves {
+	if noted < enoughMoves {
 		return
 	}
-	if noted.moves >= mostMoves {
+	if noted >= mostMoves {
 		x.mu.Lock()
 	} else if !x.mu.TryLock() {
 		return
 	}
 	defer x.mu.Unlock()
-	x.take(noted.page)
+	x.takeAll()
 }
 
 // lock locks the rankings as they are after all that has been entered in the book.
 func (x *index) lock() {
 	x.mu.Lock()
+	x.takeAll()
+}
+
+// takeAll takes in the moves of all pages. It wants the index locked.
+func (x *index) takeAll() {
 	for moved := x.book.moved.Load(); moved != 0; moved &= moved - 1 {
 		x.take(bits.TrailingZeros64(moved))
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/cose"
 	"github.com/converge-agents/converge/internal/listeners"
 	"github.com/converge-agents/converge/store"
 )
@@ -84,7 +85,6 @@ type Manager struct {
 
 	listeners listeners.List[Task]
 
-	life    sync.Mutex // held while the goroutines start and stop
 	running sync.WaitGroup
 	stop    context.CancelFunc
 }
@@ -311,7 +311,7 @@ func (m *Manager) claimOf(r *record) Claim {
 }
 
 // Now returns the time by which tasks are timed: the store's, if it has a clock.
-func (m *Manager) Now() time.Time { return toTime(m.clock.now()) }
+func (m *Manager) Now() time.Time { return cose.ToTime(m.clock.now()) }
 
 // Remaining returns how long a claim still lasts.
 func (m *Manager) Remaining(c Claim) time.Duration {

@@ -8,14 +8,14 @@ type moves []move
 type move struct{ from, to *record }
 
 const (
-	enoughMoves = 32  // on one page: who notes the last takes them in if nobody else is at the rankings,
+	enoughMoves = 8   // on one page: who notes the last takes in all moves if nobody else is at the rankings,
 	mostMoves   = 128 // and waits for that from here on; so there are no more than that, and one for each caller
 
 	largeMove = 4096 // bytes of a submission that is not to stay in memory for longer than the task: it is enough at once
 )
 
 // backlog is how many moves there are on a page.
-type backlog struct{ page, moves int }
+type backlog int
 
 // note notes a move. What ends is left out, since no ranking has it.
 func (m *moves) note(from, to *record) {

@@ -70,20 +70,20 @@ func newRecord(spec Spec, now int64) *record {
 	f := newFixed(spec, spec.submission())
 	f.created, f.key = now, key
 	r := &record{fixed: f, status: Pending, updated: now}
-	if ready := fromTime(spec.NotBefore); ready > now {
+	if ready := cose.FromTime(spec.NotBefore); ready > now {
 		r.ready = ready
 	}
 	return r
 }
 
 func newFixed(spec Spec, encoded []byte) *fixed {
-	return &fixed{spec: spec, deadline: fromTime(spec.Deadline), encoded: encoded, route: routeOf(&spec)}
+	return &fixed{spec: spec, deadline: cose.FromTime(spec.Deadline), encoded: encoded, route: routeOf(&spec)}
 }
 
 // showTo fills in a zero task, which shares its slices with r.
 func (r *record) showTo(t *Task) {
 	t.Spec, t.Status, t.Claimant, t.Epoch = r.spec, r.status, r.claimant, r.epoch
-	t.ClaimExpires, t.CreatedAt, t.UpdatedAt, t.ReadyAt = toTime(r.expires), toTime(r.created), toTime(r.updated), toTime(r.ready)
+	t.ClaimExpires, t.CreatedAt, t.UpdatedAt, t.ReadyAt = cose.ToTime(r.expires), cose.ToTime(r.created), cose.ToTime(r.updated), cose.ToTime(r.ready)
 	t.Attempts, t.DeadLetter, t.Revision = int(r.attempts), r.dead, r.revision
 	if o := r.outcome; o != nil {
 		t.Result, t.ResultType, t.Error, t.ResultProof = o.result, o.resultType, o.reason, o.proof
@@ -165,9 +165,9 @@ func (s *Spec) submission() []byte {
 	w.Text(6, s.Pool)
 	w.Bytes(7, s.Submitter[:])
 	w.Int(8, int64(s.ClaimTTL))
-	w.Int(9, fromTime(s.Deadline))
+	w.Int(9, cose.FromTime(s.Deadline))
 	w.Int(10, int64(s.Priority))
-	w.Int(11, fromTime(s.NotBefore))
+	w.Int(11, cose.FromTime(s.NotBefore))
 	w.Int(12, int64(s.MaxAttempts))
 	w.Int(13, int64(s.Backoff.Base))
 	w.Int(14, int64(s.Backoff.Max))
@@ -203,9 +203,7 @@ func (r *record) append(buf []byte) []byte {
 	buf = cose.AppendUint(cose.AppendArray(buf, parts), recordVersion)
 	w := cose.NewMapWriter(buf)
 	w.Uint(1, uint64(r.status))
-	if r.dead {
-		w.Uint(2, 1)
-	}
+	w.Flag(2, r.dead)
 	w.Int(3, r.updated)
 	w.Int(4, r.created)
 	if !r.claimant.IsZero() {
@@ -302,8 +300,8 @@ func decodeSubmission(encoded []byte) (Spec, error) {
 	}
 	spec := Spec{
 		ID: p.ID, Kind: p.Kind, Params: p.Params, Capabilities: p.Capabilities, Pool: p.Pool,
-		ClaimTTL: time.Duration(p.ClaimTTL), Deadline: toTime(p.Deadline), Priority: p.Priority,
-		NotBefore: toTime(p.NotBefore), MaxAttempts: p.MaxAttempts, IdempotencyKey: p.Key,
+		ClaimTTL: time.Duration(p.ClaimTTL), Deadline: cose.ToTime(p.Deadline), Priority: p.Priority,
+		NotBefore: cose.ToTime(p.NotBefore), MaxAttempts: p.MaxAttempts, IdempotencyKey: p.Key,
 		Backoff: Backoff{Base: time.Duration(p.BackoffBase), Max: time.Duration(p.BackoffMax)},
 	}
 	var err error
@@ -433,20 +431,6 @@ func peek(value []byte) (ended int64, dead, ok bool) {
 	}
 	ended = r.Int()
 	return ended, dead, r.Err() == nil
-}
-
-func fromTime(t time.Time) int64 {
-	if t.IsZero() {
-		return 0
-	}
-	return t.UnixNano()
-}
-
-func toTime(nanoseconds int64) time.Time {
-	if nanoseconds == 0 {
-		return time.Time{}
-	}
-	return time.Unix(0, nanoseconds).UTC()
 }
 
 func toID(field string, b []byte) (identity.ID, error) {

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/converge-agents/converge/internal/sleep"
 	"github.com/converge-agents/converge/store"
 )
 
@@ -224,7 +225,7 @@ func (m *Manager) pruneDue(ctx context.Context) error {
 			return err
 		}
 		m.attic.pop()
-		if n%pruneStep == 0 && !sleep(ctx, rand.N(prunePause)) {
+		if n%pruneStep == 0 && sleep.For(ctx, rand.N(prunePause)) != nil {
 			return context.Cause(ctx)
 		}
 	}
@@ -263,16 +264,4 @@ func (m *Manager) forgetPast(ctx context.Context, p past, now int64) error {
 		m.counts.pruned.Add(1)
 	}
 	return err
-}
-
-// sleep returns false when ctx is done.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

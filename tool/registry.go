@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/jsonschema-go/jsonschema"
 
+	"github.com/converge-agents/converge/internal/cut"
+	"github.com/converge-agents/converge/internal/names"
 	"github.com/converge-agents/converge/internal/nearest"
 )
 
@@ -141,14 +143,7 @@ func (r *Registry) entry(name string) (*registered, error) {
 	return nil, unknown
 }
 
-func isName(s string) bool {
-	for _, c := range []byte(s) {
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '-' || c == '.') {
-			return false
-		}
-	}
-	return 0 < len(s) && len(s) <= maxName
-}
+func isName(s string) bool { return names.Is(s, maxName, "_-.") }
 
 // clip bounds a name that comes from an agent, for logs and errors.
-func clip(name string) string { return name[:min(len(name), maxName)] }
+func clip(name string) string { return cut.Text(name, maxName) }

@@ -2,13 +2,10 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,16 +17,14 @@ import (
 )
 
 type approvalFlags struct {
-	file   string
-	data   string
-	vars   variables
+	place
 	output format
 	note   string
 	as     string
 }
 
 func newApprovals() *cobra.Command {
-	f := approvalFlags{vars: variables{}}
+	f := approvalFlags{}
 	cmd := &cobra.Command{
 		Use:   "approvals",
 		Short: "List, allow and deny tool calls that wait for somebody to decide",
@@ -46,10 +41,7 @@ decision goes there; it counts where policy.key is the same.`,
   converge approvals allow 3f1c9a0b77d2e456 --note "agreed with Ada"
   converge approvals deny 3f1c9a0b77d2e456 90aa41c2be0d7731 --data /srv/net/data`,
 	}
-	flags := cmd.PersistentFlags()
-	flags.StringVarP(&f.file, "config", "c", defaultConfig, "configuration `file`, YAML or TOML, of the network")
-	flags.StringVar(&f.data, "data", "", "state `folder` of the network; no configuration is read then")
-	flags.Var(f.vars, "var", "set a variable of the file to a value, as `name=value`; may be repeated")
+	f.add(cmd.PersistentFlags())
 	addFormat(cmd, &f.output, "of what is printed")
 	cmd.AddCommand(newApprovalsList(&f), newApprovalsShow(&f), newApprovalsDecide(&f, true), newApprovalsDecide(&f, false))
 	return cmd
@@ -145,17 +137,10 @@ type desk struct {
 
 // with does something at the desk that the flags lead to.
 func (f *approvalFlags) with(cmd *cobra.Command, do func(context.Context, desk) error) error {
-	if f.data != "" && cmd.Flags().Changed("config") {
-		return usageError(cmd, errors.New("--data and --config: give one of them"))
-	}
 	ctx := cmd.Context()
-	dir, c := f.data, (*config.Config)(nil)
-	if dir == "" {
-		var err error
-		if c, err = config.Load(f.file, config.Options{Vars: f.vars, Environ: os.Environ()}); err != nil {
-			return err
-		}
-		dir = c.Data
+	dir, c, err := f.find(cmd)
+	if err != nil {
+		return err
 	}
 	if dir != "" {
 		client := control.NewClient(dir)
@@ -169,9 +154,9 @@ func (f *approvalFlags) with(cmd *cobra.Command, do func(context.Context, desk) 
 		}
 		return f.explain(err)
 	}
-	err := f.atStore(cmd, c, do)
+	err = f.atStore(cmd, c, do)
 	if errors.Is(err, network.ErrNotShared) {
-		err = &exitError{exitFailed, fmt.Errorf("%s: nobody can reach this network: its state directory is a temporary one", f.file), "name a folder that stays, as in data: data, and start the network again"}
+		return f.unreachable()
 	}
 	return err
 }
@@ -209,16 +194,10 @@ func (f *approvalFlags) atStore(cmd *cobra.Command, c *config.Config, do func(co
 
 // explain says what to do if nobody is there to ask.
 func (f *approvalFlags) explain(err error) error {
-	switch {
-	case errors.Is(err, control.ErrNotRunning):
+	if errors.Is(err, control.ErrNotRunning) {
 		return &exitError{exitFailed, err, "calls wait while `converge run` runs; --data or -c says which network it is"}
-	case errors.Is(err, fs.ErrPermission):
-		return &exitError{exitFailed, err, "the user who runs the network decides, and root"}
-	case errors.Is(err, control.ErrTooLong):
-		return &exitError{exitFailed, err, "type the command in a folder above the state directory, so that its path is short"}
-	default:
-		return err
 	}
+	return explainPlace(err)
 }
 
 func hintApproval(err error) error {
@@ -262,7 +241,7 @@ func watchApprovals(ctx context.Context, w io.Writer, d desk, f format) error {
 
 func printComing(w io.Writer, r approval.Request, f format) error {
 	if f == "json" {
-		return json.NewEncoder(w).Encode(r)
+		return printJSON(w, r)
 	}
 	_, err := fmt.Fprintf(w, "%s  %s  %s  until %s\n", r.ID, visible(r.Agent), visible(r.Tool), r.Expires.Local().Format(time.TimeOnly))
 	return err

@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -16,7 +15,7 @@ import (
 
 func printApprovals(w io.Writer, all []approval.Request, f format) error {
 	if f == "json" {
-		return json.NewEncoder(w).Encode(all)
+		return printJSON(w, all)
 	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "ID\tAGENT\tTOOL\tSTATE\tWAITS\tLEFT\tTAINTED")
@@ -39,7 +38,7 @@ func yes(is bool) string {
 
 func printApproval(w io.Writer, r approval.Request, f format) error {
 	if f == "json" {
-		return json.NewEncoder(w).Encode(r)
+		return printJSON(w, r)
 	}
 	var b strings.Builder
 	line := func(name, format string, args ...any) {
@@ -80,7 +79,7 @@ func printApproval(w io.Writer, r approval.Request, f format) error {
 
 func printDecision(w io.Writer, r approval.Request, f format) error {
 	if f == "json" {
-		return json.NewEncoder(w).Encode(r)
+		return printJSON(w, r)
 	}
 	_, err := fmt.Fprintf(w, "%s: %s of %s is %s\n", r.ID, visible(r.Tool), visible(r.Agent), r.State)
 	return err

@@ -18,13 +18,13 @@ func newAudit() *cobra.Command {
 	var f auditFlags
 	cmd := &cobra.Command{
 		Use:   "audit",
-		Short: "Verify, show, trace and replay the receipts of what agents did",
+		Short: "Verify, show, trace and replay the receipts of what agents did, and change their key",
 		Long: `Networks keep receipts of what their agents are sent, decide, are allowed and refused, and do, in the
 folder audit of their data. Each receipt's hash covers the one before it, and checkpoints that cover all are signed
 with a key that no agent holds (audit.pem in the same data).
 
 FILE is such a file, or the folder; give all files of a log, in any order. They are read and never changed, also while
-a network writes them.`,
+a network writes them. Only rotate-key, which changes the key, writes.`,
 		Example: `  converge audit verify data/audit --key "$(converge keys show data/audit.pem -o json | jq -r .id)"
   converge audit show data/audit --kind call --since 1h
   converge audit trace 4711 data/audit`,
@@ -32,7 +32,7 @@ a network writes them.`,
 	addFormat(cmd, &f.output, "of what is printed")
 	cmd.PersistentFlags().Var(&f.key, "key", "`ID` of the key that has to have signed, as \"converge keys show data/audit.pem\" prints it")
 	cmd.PersistentFlags().Var(&f.head, "head", "`hash` of a receipt that has to be there, as \"converge run\" prints it at its end")
-	cmd.AddCommand(newAuditVerify(&f), newAuditShow(&f), newAuditTrace(&f), newAuditReplay(&f))
+	cmd.AddCommand(newAuditVerify(&f), newAuditShow(&f), newAuditTrace(&f), newAuditReplay(&f), newAuditRotateKey(&f))
 	return cmd
 }
 
@@ -87,7 +87,9 @@ func newAuditVerify(f *auditFlags) *cobra.Command {
 else, no network and no key. If something was changed, left out, put in or moved, it names the first such place, and
 the exit status is 1.
 
-Who has signed, the files say themselves, so anybody can have made the whole of them: give --key to pin it. That the
+Who has signed, the files say themselves, so anybody can have made the whole of them: give --key to pin it. If the key
+has changed, the keys are printed, and any of them will do: each has named the one after it. Pin the latest, since
+whoever has stolen an earlier one can make another end with it. That the
 end was cut off, nobody can tell from what is left: give --head with a hash that was printed or seen before. What
 comes after the last checkpoint nobody has signed; that is what a process leaves that was killed or still runs.`,
 		Example: `  converge audit verify data/audit
@@ -119,6 +121,22 @@ type summary struct {
 	Head         string      `json:"head"`
 	TailReceipts int         `json:"tail_receipts"`
 	TailBytes    int64       `json:"tail_bytes"`
+	Rotations    []rotation  `json:"rotations,omitempty"`
+}
+
+// rotation is the JSON form of an audit.Rotation.
+type rotation struct {
+	From    identity.ID `json:"from"`
+	To      identity.ID `json:"to"`
+	Receipt uint64      `json:"receipt"` // the last one that From has signed
+	Time    time.Time   `json:"time"`
+}
+
+func rotationsOf(s audit.Summary) (all []rotation) {
+	for _, r := range s.Rotations {
+		all = append(all, rotation(r))
+	}
+	return all
 }
 
 func printSummary(w io.Writer, s audit.Summary, f *auditFlags) error {
@@ -126,12 +144,15 @@ func printSummary(w io.Writer, s audit.Summary, f *auditFlags) error {
 	if f.output == "json" {
 		return json.NewEncoder(w).Encode(summary{
 			s.Network, hex.EncodeToString(s.Log[:]), s.Key, pinned, s.Files, s.First, s.Last, s.Earlier, s.Checkpoints,
-			s.Signed, s.SignedTime, hex.EncodeToString(s.Head[:]), s.Tail, s.TailBytes,
+			s.Signed, s.SignedTime, hex.EncodeToString(s.Head[:]), s.Tail, s.TailBytes, rotationsOf(s),
 		})
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "log        %x of network %s\n", s.Log, s.Network)
-	fmt.Fprintf(&b, "key        %s%s\n", s.Key, map[bool]string{true: ", as asked for", false: ", as the files themselves say; pin it with --key"}[pinned])
+	for _, r := range s.Rotations {
+		fmt.Fprintf(&b, "key before %s, up to receipt %d at %s%s\n", r.From, r.Receipt, r.Time.Format(time.RFC3339), asked(f, r.From))
+	}
+	fmt.Fprintf(&b, "key        %s%s\n", s.Key, keyNote(f, s))
 	fmt.Fprintf(&b, "receipts   %s in %s, %s\n", span(s), count(s.Files, "file"), count(s.Checkpoints, "checkpoint"))
 	if s.Earlier {
 		b.WriteString("before     files are not here: they were removed, or not given\n")
@@ -147,6 +168,24 @@ func printSummary(w io.Writer, s audit.Summary, f *auditFlags) error {
 	b.WriteString("ok\n")
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// keyNote says by what the key in force is known.
+func keyNote(f *auditFlags, s audit.Summary) string {
+	switch {
+	case f.key == hashFlag{}:
+		return ", as the files themselves say; pin it with --key"
+	case identity.ID(f.key) != s.Key:
+		return ", named by the one before"
+	}
+	return asked(f, s.Key)
+}
+
+func asked(f *auditFlags, key identity.ID) string {
+	if f.key == hashFlag(key) {
+		return ", as asked for"
+	}
+	return ""
 }
 
 func span(s audit.Summary) string {

@@ -30,7 +30,8 @@ digest of its public key.
 The first key of an agent is its root key. With "keys rotate" it signs a statement about another
 key, with which the agent then works under the same ID; the root key is needed again to rotate and
 to revoke, and can lie in a safe in between. A statement is no secret: "keys export" prints it,
-"keys import" puts it into a folder of statements, where running agents find it within a second.`,
+"keys import" hands it to a network that runs, or puts it into a folder of statements, where running
+agents find it within a second.`,
 		Example: `  An agent whose root key is not on its machine:
     converge keys new root.pem
     converge keys rotate root.pem --out alice.pem   # alice.pem goes to the agent, root.pem into the safe
@@ -41,8 +42,8 @@ to revoke, and can lie in a safe in between. A statement is no secret: "keys exp
     converge keys import alice.txt data/statements  # there
 
   The end of it:
-    converge keys revoke root.pem --yes > revoked.txt
-    converge keys import revoked.txt data/statements`,
+    converge keys revoke root.pem --yes > revoked.txt   # the network in this folder is told, if one runs
+    converge keys import revoked.txt data/statements    # elsewhere`,
 	}
 	keys.PersistentFlags().StringVar(&passphraseFile, "passphrase-file", "", "`file` with the passphrase (instead of CONVERGE_PASSPHRASE)")
 	addFormat(keys, &output, "of what is printed")
@@ -78,6 +79,7 @@ If there is a passphrase, the key is sealed with it.`,
 		newKeysExport(&passphraseFile, &output),
 		newKeysImport(&output),
 		newKeysList(&output),
+		newKeysQuarantine(&output),
 	)
 	return keys
 }

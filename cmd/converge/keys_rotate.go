@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -76,7 +77,7 @@ func (r rootKey) latest(statement []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	known := identity.NewRegistry(1)
+	known := identity.NewRegistryWith(identity.RegistryConfig{Size: 1, Logger: slog.New(slog.DiscardHandler)}) // it only compares
 	for _, raw := range [][]byte{kept, statement} {
 		if raw == nil {
 			continue

@@ -115,7 +115,7 @@ A network is described by a file. To see one at work:
 	root.SetVersionTemplate(versionLine())
 	root.Version = currentVersion()
 	root.Flags().Bool("version", false, "print the version")
-	root.AddCommand(newInit(), newRun(), newKeys(), newApprovals(), newAudit(), newMCP(), newBench(), newVersion())
+	root.AddCommand(newInit(), newRun(), newKeys(), newTasks(), newApprovals(), newAudit(), newMCP(), newBench(), newVersion())
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
 	strict(root)

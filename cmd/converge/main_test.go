@@ -16,12 +16,22 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.uber.org/goleak"
 
+	"github.com/converge-agents/converge/internal/keywork"
 	"github.com/converge-agents/converge/llm/llmtest"
 )
 
 // TestMain makes the test binary the command itself, if it is run by that name.
 func TestMain(m *testing.M) {
-	testscript.Main(leakChecked{m}, map[string]func(){"converge": main})
+	testscript.Main(leakChecked{m}, map[string]func(){"converge": command})
+}
+
+// command is main, whose key files cost less with the race detector: under it a process takes many seconds and more than
+// a gigabyte to seal one key.
+func command() {
+	if race {
+		keywork.UnsafeLower(10)
+	}
+	main()
 }
 
 // leakChecked fails tests that leave goroutines behind.

@@ -22,8 +22,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// patience bounds what a broken test waits for.
-const patience = 30 * time.Second
+// patience bounds what a broken test waits for, and lifetime how long a process is there that it forgets: some have many
+// commands ask the one that runs.
+const (
+	patience = 30 * time.Second
+	lifetime = 4 * patience
+)
 
 // process is a converge that runs.
 type process struct {
@@ -38,7 +42,7 @@ type process struct {
 // newProcess prepares a `converge run` of a configuration.
 func newProcess(t *testing.T, config string, args ...string) *process {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), lifetime)
 	t.Cleanup(cancel)
 	p := &process{t: t, tmp: t.TempDir()}
 	path := filepath.Join(t.TempDir(), "converge.yaml")

@@ -17,6 +17,7 @@ import (
 	"github.com/converge-agents/converge/discovery"
 	"github.com/converge-agents/converge/discovery/gossip"
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/testkit"
 	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/store/memory"
 	"github.com/converge-agents/converge/transport"
@@ -36,9 +37,7 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-func agent(seed byte) *identity.Identity {
-	return must(identity.FromSeed(bytes.Repeat([]byte{seed}, 32)))
-}
+var agent = testkit.Agent
 
 var alice, bob, carol, mallory = agent(1), agent(2), agent(3), agent(66)
 

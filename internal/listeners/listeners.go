@@ -7,30 +7,50 @@ import (
 )
 
 // List is those who are told. The calls come one after the other, whoever tells. The zero value is empty and ready
-// to use; all methods are safe for concurrent use, but a listener must not call Add or Remove.
+// to use; all methods are safe for concurrent use, but a listener must not attach others, or detach.
 type List[T any] struct {
-	mu  sync.Mutex // held while they are told
-	all []*Listener[T]
+	life sync.Mutex // held while those who are attached first start something, and those who are last stop it
+	mu   sync.Mutex // held while they are told
+	all  []*listener[T]
 }
 
-// Listener is one of them.
-type Listener[T any] struct{ fn func(T) }
+type listener[T any] struct{ fn func(T) }
 
-// Add adds one, and returns how many there are then.
-func (l *List[T]) Add(fn func(T)) (added *Listener[T], now int) {
-	added = &Listener[T]{fn}
+// Attach has fn told until detach is called; detaching twice is fine. When detach returns, fn is not being told anything,
+// and is not told anything again.
+//
+// Where nobody else is attached, start is called before Attach returns. Where nobody is left, detach calls stop. One of
+// them is called at a time.
+func (l *List[T]) Attach(fn func(T), start, stop func()) (detach func()) {
+	l.life.Lock()
+	defer l.life.Unlock()
+	one, now := l.add(fn)
+	if now == 1 {
+		start()
+	}
+	return sync.OnceFunc(func() {
+		l.life.Lock()
+		defer l.life.Unlock()
+		if l.remove(one) == 0 {
+			stop()
+		}
+	})
+}
+
+// add adds one, and returns how many there are then.
+func (l *List[T]) add(fn func(T)) (added *listener[T], now int) {
+	added = &listener[T]{fn}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.all = append(l.all, added)
 	return added, len(l.all)
 }
 
-// Remove takes one out, and returns how many are left. When it returns, that one is not being told anything, and is
-// not told anything again.
-func (l *List[T]) Remove(one *Listener[T]) (left int) {
+// remove takes one out, and returns how many are left.
+func (l *List[T]) remove(one *listener[T]) (left int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.all = slices.DeleteFunc(l.all, func(other *Listener[T]) bool { return other == one })
+	l.all = slices.DeleteFunc(l.all, func(other *listener[T]) bool { return other == one })
 	return len(l.all)
 }
 

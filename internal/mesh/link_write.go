@@ -119,6 +119,10 @@ func (l *link) writeAll(b []byte) error {
 		l.p.e.n.ledger.bytesOut.Add(uint64(n))
 		b = b[n:]
 	}
+	l.stream.SetWriteDeadline(time.Time{}) // what the stream writes by itself, such as answers to pings, has its own time
+	if l.hasEnded() {
+		l.stream.SetWriteDeadline(time.Now().Add(-time.Second)) // as it was
+	}
 	return nil
 }
 

@@ -1,5 +1,5 @@
 // Package ondisk has what files need beyond package os: locks, which the system releases when the process that
-// holds one ends, however it ends, and names that are durable.
+// holds one ends, however it ends, names that are durable, and files that are replaced whole.
 package ondisk
 
 import (

@@ -7,11 +7,11 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
 
+	"github.com/converge-agents/converge/internal/cut"
 	"github.com/converge-agents/converge/task"
 	"github.com/converge-agents/converge/tool"
 )
@@ -146,9 +146,7 @@ func newError(err error, depth int) *Error {
 	return e
 }
 
-func clip(text string) string {
-	return strings.ToValidUTF8(text[:min(len(text), maxText)], "\uFFFD")
-}
+func clip(text string) string { return cut.Text(text, maxText) }
 
 // collect gathers the texts of all errors that err wraps.
 func collect(err error, texts *[]string, depth int) {

@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"strings"
 	"time"
 
@@ -18,8 +17,8 @@ import (
 	"github.com/anthropics/anthropic-sdk-go/option"
 	"github.com/anthropics/anthropic-sdk-go/packages/param"
 
-	"github.com/converge-agents/converge/internal/panics"
 	"github.com/converge-agents/converge/llm"
+	"github.com/converge-agents/converge/llm/internal/provider"
 )
 
 // DefaultBaseURL is Anthropic's own.
@@ -37,10 +36,8 @@ type Config struct {
 
 // Provider implements [llm.Provider]. It is safe for concurrent use.
 type Provider struct {
-	model    string
-	endpoint llm.Endpoint
-	messages sdk.MessageService
-	client   *http.Client
+	client *provider.Client
+	wire   wire
 }
 
 var _ llm.Provider = (*Provider)(nil)
@@ -51,51 +48,37 @@ const callTimeout = 24 * time.Hour
 
 // New checks the configuration and returns a provider. It connects to nothing.
 func New(c Config) (*Provider, error) {
-	c.Endpoint.Provider = cmp.Or(c.Endpoint.Provider, "anthropic")
-	own := c.Endpoint.BaseURL == "" || c.Endpoint.BaseURL == DefaultBaseURL
-	c.Endpoint.BaseURL = cmp.Or(c.Endpoint.BaseURL, DefaultBaseURL)
-	if c.Model == "" {
-		return nil, errors.New("anthropic.Config.Model: required")
+	client, err := provider.New("anthropic", DefaultBaseURL, provider.Config(c))
+	if err != nil {
+		return nil, err
 	}
-	if own && c.Endpoint.Key.IsZero() {
-		return nil, fmt.Errorf("anthropic.Config.Endpoint.Key: %w", llm.ErrNoKey)
-	}
-	if err := c.Endpoint.Check(); err != nil {
-		return nil, fmt.Errorf("anthropic.Config.Endpoint: %w", err)
-	}
-	client := c.Endpoint.Client()
 	options := []option.RequestOption{
-		option.WithoutEnvironmentDefaults(), option.WithoutOpenTelemetry(), option.WithBaseURL(c.Endpoint.BaseURL),
-		option.WithHTTPClient(client), option.WithMaxRetries(0), option.WithRequestTimeout(callTimeout),
+		option.WithoutEnvironmentDefaults(), option.WithoutOpenTelemetry(), option.WithBaseURL(client.Endpoint.BaseURL),
+		option.WithHTTPClient(client.HTTP), option.WithMaxRetries(0), option.WithRequestTimeout(callTimeout),
 	}
-	if !c.Endpoint.Key.IsZero() {
-		options = append(options, option.WithAPIKey(c.Endpoint.Key.Reveal()))
+	if key := client.Endpoint.Key; !key.IsZero() {
+		options = append(options, option.WithAPIKey(key.Reveal()))
 	}
-	return &Provider{c.Model, c.Endpoint, sdk.NewMessageService(options...), client}, nil
+	return &Provider{client, wire{client, sdk.NewMessageService(options...)}}, nil
 }
 
 // Close closes connections that are not in use.
-func (p *Provider) Close() { p.client.CloseIdleConnections() }
+func (p *Provider) Close() { p.client.Close() }
 
 // Chat implements [llm.Provider].
-func (p *Provider) Chat(ctx context.Context, r llm.Request) (answer llm.Response, err error) {
-	params := p.params(r)
-	if r.Stream {
-		answer, err = p.stream(ctx, params, r.OnText)
-	} else {
-		answer, err = p.whole(ctx, params)
-	}
-	if err != nil {
-		return llm.Response{}, p.failure(ctx, err)
-	}
-	answer.Usage = answer.Usage.OrEstimated(r, answer) // some servers do not count
-	return answer, nil
+func (p *Provider) Chat(ctx context.Context, r llm.Request) (llm.Response, error) {
+	return p.client.Chat(ctx, p.wire, r)
 }
 
-// whole asks for an answer in one piece.
-func (p *Provider) whole(ctx context.Context, params sdk.MessageNewParams) (answer llm.Response, err error) {
-	defer panics.Catch(&err, "the reader of answers") // what a server sends is not to be trusted
-	m, err := p.messages.New(ctx, params)
+// wire implements [provider.Wire].
+type wire struct {
+	client   *provider.Client
+	messages sdk.MessageService
+}
+
+// Whole asks for an answer in one piece.
+func (w wire) Whole(ctx context.Context, r llm.Request) (answer llm.Response, err error) {
+	m, err := w.messages.New(ctx, w.params(r))
 	if err != nil {
 		return llm.Response{}, err
 	}
@@ -115,29 +98,22 @@ func (p *Provider) whole(ctx context.Context, params sdk.MessageNewParams) (answ
 	return answer, err
 }
 
-// stream asks for an answer in pieces.
-func (p *Provider) stream(ctx context.Context, params sdk.MessageNewParams, onText func(string)) (answer llm.Response, err error) {
-	defer panics.Catch(&err, "the reader of streams")
-	stream := p.messages.NewStreaming(ctx, params)
+// Stream asks for an answer in pieces.
+func (w wire) Stream(ctx context.Context, r llm.Request) (llm.Response, error) {
+	stream := w.messages.NewStreaming(ctx, w.params(r))
 	if err := stream.Err(); err != nil { // then there is nothing to close
 		return llm.Response{}, err
 	}
-	defer stream.Close()
-	pieces := pieces{onText: onText}
-	for stream.Next() {
-		if err := pieces.add(stream.Current()); err != nil {
-			return llm.Response{}, err
-		}
-	}
-	if err := stream.Err(); err != nil {
+	pieces := pieces{onText: r.OnText}
+	if err := provider.Read(stream, pieces.add); err != nil {
 		return llm.Response{}, err
 	}
 	return pieces.answer()
 }
 
 // params puts a request into the server's form.
-func (p *Provider) params(r llm.Request) sdk.MessageNewParams {
-	params := sdk.MessageNewParams{Model: p.model, MaxTokens: int64(cmp.Or(r.MaxTokens, DefaultMaxTokens))}
+func (w wire) params(r llm.Request) sdk.MessageNewParams {
+	params := sdk.MessageNewParams{Model: w.client.Model, MaxTokens: int64(cmp.Or(r.MaxTokens, DefaultMaxTokens))}
 	if r.System != "" {
 		params.System = []sdk.TextBlockParam{{Text: r.System}}
 	}
@@ -240,15 +216,11 @@ func stopOf(reason string, calls []llm.Call) (llm.Stop, error) {
 	return llm.StopEnd, nil
 }
 
-// failure makes an [*llm.Error] of whatever went wrong.
-func (p *Provider) failure(ctx context.Context, err error) error {
+// Refusal reads an error that the server has sent, with a status or within a stream.
+func (w wire) Refusal(err error) *llm.Error {
 	refused, ok := errors.AsType[*sdk.Error](err)
 	if !ok {
-		return p.endpoint.Failure(ctx, err)
-	}
-	var header http.Header
-	if refused.Response != nil {
-		header = refused.Response.Header
+		return nil
 	}
 	status := refused.StatusCode
 	if status/100 == 2 { // the error came within a stream
@@ -258,7 +230,7 @@ func (p *Provider) failure(ctx context.Context, err error) error {
 		Error struct{ Type, Message string }
 	}
 	_ = json.Unmarshal([]byte(refused.RawJSON()), &body) // what cannot be read has no code
-	return p.endpoint.Refusal(status, header, body.Error.Type, body.Error.Message)
+	return w.client.Endpoint.Refusal(status, provider.HeaderOf(refused.Response), body.Error.Type, body.Error.Message)
 }
 
 // Bounds of a stream, beyond that on its bytes.

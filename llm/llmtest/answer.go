@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"net/http"
 	"time"
+
+	"github.com/converge-agents/converge/internal/names"
+	"github.com/converge-agents/converge/internal/sleep"
 )
 
 // wire is a wire format.
@@ -65,14 +68,7 @@ func checkTools(tools []Tool) error {
 }
 
 // isName holds the stricter of both servers' rules.
-func isName(s string) bool {
-	for _, c := range []byte(s) {
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '-') {
-			return false
-		}
-	}
-	return 0 < len(s) && len(s) <= 64
-}
+func isName(s string) bool { return names.Is(s, 64, "_-") }
 
 // answer writes a reply, or fails as it says.
 func answer(w http.ResponseWriter, r *http.Request, format wire, request Request, reply Reply) {
@@ -105,17 +101,7 @@ func answer(w http.ResponseWriter, r *http.Request, format wire, request Request
 }
 
 func pause(r *http.Request, d time.Duration) bool {
-	if d <= 0 {
-		return true
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-r.Context().Done():
-		return false
-	}
+	return d <= 0 || sleep.For(r.Context(), d) == nil
 }
 
 func write(w http.ResponseWriter, status int, body, raw string) {

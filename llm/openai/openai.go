@@ -11,7 +11,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"strings"
 
 	sdk "github.com/openai/openai-go/v3"
@@ -20,8 +19,8 @@ import (
 	"github.com/openai/openai-go/v3/packages/ssestream"
 	"github.com/openai/openai-go/v3/shared"
 
-	"github.com/converge-agents/converge/internal/panics"
 	"github.com/converge-agents/converge/llm"
+	"github.com/converge-agents/converge/llm/internal/provider"
 )
 
 // DefaultBaseURL is OpenAI's own.
@@ -36,61 +35,44 @@ type Config struct {
 
 // Provider implements [llm.Provider]. It is safe for concurrent use.
 type Provider struct {
-	model    string
-	endpoint llm.Endpoint
-	chat     sdk.ChatCompletionService
-	own      bool // it is OpenAI itself
-	client   *http.Client
+	client *provider.Client
+	wire   wire
 }
 
 var _ llm.Provider = (*Provider)(nil)
 
 // New checks the configuration and returns a provider. It connects to nothing.
 func New(c Config) (*Provider, error) {
-	c.Endpoint.Provider = cmp.Or(c.Endpoint.Provider, "openai")
-	own := c.Endpoint.BaseURL == "" || c.Endpoint.BaseURL == DefaultBaseURL
-	c.Endpoint.BaseURL = cmp.Or(c.Endpoint.BaseURL, DefaultBaseURL)
-	if c.Model == "" {
-		return nil, errors.New("openai.Config.Model: required")
+	client, err := provider.New("openai", DefaultBaseURL, provider.Config(c))
+	if err != nil {
+		return nil, err
 	}
-	if own && c.Endpoint.Key.IsZero() {
-		return nil, fmt.Errorf("openai.Config.Endpoint.Key: %w", llm.ErrNoKey)
-	}
-	if err := c.Endpoint.Check(); err != nil {
-		return nil, fmt.Errorf("openai.Config.Endpoint: %w", err)
-	}
-	client := c.Endpoint.Client()
 	options := []option.RequestOption{
-		option.WithBaseURL(c.Endpoint.BaseURL), option.WithHTTPClient(client), option.WithMaxRetries(0),
+		option.WithBaseURL(client.Endpoint.BaseURL), option.WithHTTPClient(client.HTTP), option.WithMaxRetries(0),
 	}
-	if !c.Endpoint.Key.IsZero() {
-		options = append(options, option.WithAPIKey(c.Endpoint.Key.Reveal()))
+	if key := client.Endpoint.Key; !key.IsZero() {
+		options = append(options, option.WithAPIKey(key.Reveal()))
 	}
-	return &Provider{c.Model, c.Endpoint, sdk.NewChatCompletionService(options...), own, client}, nil
+	return &Provider{client, wire{client, sdk.NewChatCompletionService(options...)}}, nil
 }
 
 // Close closes connections that are not in use.
-func (p *Provider) Close() { p.client.CloseIdleConnections() }
+func (p *Provider) Close() { p.client.Close() }
 
 // Chat implements [llm.Provider].
-func (p *Provider) Chat(ctx context.Context, r llm.Request) (answer llm.Response, err error) {
-	params := p.params(r)
-	if r.Stream {
-		answer, err = p.stream(ctx, params, r.OnText)
-	} else {
-		answer, err = p.whole(ctx, params)
-	}
-	if err != nil {
-		return llm.Response{}, p.failure(ctx, err)
-	}
-	answer.Usage = answer.Usage.OrEstimated(r, answer) // some servers do not count
-	return answer, nil
+func (p *Provider) Chat(ctx context.Context, r llm.Request) (llm.Response, error) {
+	return p.client.Chat(ctx, p.wire, r)
 }
 
-// whole asks for an answer in one piece.
-func (p *Provider) whole(ctx context.Context, params sdk.ChatCompletionNewParams) (answer llm.Response, err error) {
-	defer panics.Catch(&err, "the reader of answers") // what a server sends is not to be trusted
-	completion, err := p.chat.New(ctx, params)
+// wire implements [provider.Wire].
+type wire struct {
+	client *provider.Client
+	chat   sdk.ChatCompletionService
+}
+
+// Whole asks for an answer in one piece.
+func (w wire) Whole(ctx context.Context, r llm.Request) (answer llm.Response, err error) {
+	completion, err := w.chat.New(ctx, w.params(r))
 	if err != nil {
 		return llm.Response{}, err
 	}
@@ -108,27 +90,20 @@ func (p *Provider) whole(ctx context.Context, params sdk.ChatCompletionNewParams
 	return answer, err
 }
 
-// stream asks for an answer in pieces.
-func (p *Provider) stream(ctx context.Context, params sdk.ChatCompletionNewParams, onText func(string)) (answer llm.Response, err error) {
-	defer panics.Catch(&err, "the reader of streams")
+// Stream asks for an answer in pieces.
+func (w wire) Stream(ctx context.Context, r llm.Request) (llm.Response, error) {
+	params := w.params(r)
 	params.StreamOptions.IncludeUsage = param.NewOpt(true)
-	stream := p.chat.NewStreaming(ctx, params)
-	defer stream.Close()
-	pieces := pieces{onText: onText}
-	for stream.Next() {
-		if err := pieces.add(stream.Current()); err != nil {
-			return llm.Response{}, err
-		}
-	}
-	if err := stream.Err(); err != nil {
+	pieces := pieces{onText: r.OnText}
+	if err := provider.Read(w.chat.NewStreaming(ctx, params), pieces.add); err != nil {
 		return llm.Response{}, err
 	}
 	return pieces.answer()
 }
 
 // params puts a request into the server's form.
-func (p *Provider) params(r llm.Request) sdk.ChatCompletionNewParams {
-	params := sdk.ChatCompletionNewParams{Model: p.model}
+func (w wire) params(r llm.Request) sdk.ChatCompletionNewParams {
+	params := sdk.ChatCompletionNewParams{Model: w.client.Model}
 	if r.System != "" {
 		params.Messages = append(params.Messages, sdk.SystemMessage(r.System))
 	}
@@ -142,7 +117,7 @@ func (p *Provider) params(r llm.Request) sdk.ChatCompletionNewParams {
 		params.Temperature = param.NewOpt(*r.Temperature)
 	}
 	switch {
-	case r.MaxTokens > 0 && p.own:
+	case r.MaxTokens > 0 && w.client.IsOwn:
 		params.MaxCompletionTokens = param.NewOpt(int64(r.MaxTokens))
 	case r.MaxTokens > 0: // the name that others know
 		params.MaxTokens = param.NewOpt(int64(r.MaxTokens))
@@ -208,15 +183,11 @@ func stopOf(reason string, refused bool, calls []llm.Call) (llm.Stop, error) {
 	return llm.StopEnd, nil
 }
 
-// failure makes an [*llm.Error] of whatever went wrong.
-func (p *Provider) failure(ctx context.Context, err error) error {
+// Refusal reads an error that the server has sent, with a status or within a stream.
+func (w wire) Refusal(err error) *llm.Error {
 	if refused, ok := errors.AsType[*sdk.Error](err); ok {
-		code := cmp.Or(refused.Code, refused.Type)
-		var header http.Header
-		if refused.Response != nil {
-			header = refused.Response.Header
-		}
-		return p.endpoint.Refusal(refused.StatusCode, header, code, refused.Message)
+		code, header := cmp.Or(refused.Code, refused.Type), provider.HeaderOf(refused.Response)
+		return w.client.Endpoint.Refusal(refused.StatusCode, header, code, refused.Message)
 	}
 	if failed, ok := errors.AsType[*ssestream.StreamError](err); ok {
 		var event struct {
@@ -227,9 +198,9 @@ func (p *Provider) failure(ctx context.Context, err error) error {
 		}
 		_ = json.Unmarshal(failed.Event.Data, &event) // what cannot be read has no code
 		code, _ := event.Error.Code.(string)
-		return p.endpoint.Refusal(0, nil, cmp.Or(code, event.Error.Type), event.Error.Message)
+		return w.client.Endpoint.Refusal(0, nil, cmp.Or(code, event.Error.Type), event.Error.Message)
 	}
-	return p.endpoint.Failure(ctx, err)
+	return nil
 }
 
 // Bounds of a stream, beyond that on its bytes.

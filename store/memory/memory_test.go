@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -295,4 +296,86 @@ func mustPut(t testing.TB, s store.Store, key, value string, rev store.Revision)
 		t.Fatal(err)
 	}
 	return written
+}
+
+// TestRevisionFarBack replaces and deletes what has been written long before, so that its revision shares its place with
+// later ones. No revision that is over brings a deleted entry back, nor does that of the deletion.
+func TestRevisionFarBack(t *testing.T) {
+	t.Parallel()
+	s := open(t, memory.Config{})
+	ctx := t.Context()
+	gone := mustPut(t, s, "gone", "1", mustPut(t, s, "gone", "0", 0))
+	first := mustPut(t, s, "a", "first", 0)
+	busy := mustPut(t, s, "b", "", 0)
+	for busy < gone+1<<16-1 {
+		busy = mustPut(t, s, "b", "", busy)
+	}
+	if err := s.Delete(ctx, "gone", gone); err != nil { // which shares its place with what it deletes
+		t.Fatal(err)
+	}
+	wantConflicts(t, s, "gone", 0)
+	wantConflicts(t, s, "gone", mustPut(t, s, "gone", "again", 0))
+	wantConflicts(t, s, "a", first)
+	second := mustPut(t, s, "a", "second", first)
+	wantConflicts(t, s, "a", second)
+	mustPut(t, s, "b", "", busy)
+	if e, err := s.Get(ctx, "a"); err != nil || string(e.Value) != "second" || e.Revision != second {
+		t.Errorf("the entry is %v, %v", e, err)
+	}
+}
+
+// wantConflicts names all revisions of TestRevisionFarBack that are about something, but that of an entry.
+func wantConflicts(t *testing.T, s store.Store, key string, except store.Revision) {
+	t.Helper()
+	for _, start := range []store.Revision{1, 1 << 16, 1 << 17} {
+		for rev := start; rev < start+16; rev++ {
+			if rev == except {
+				continue
+			}
+			if _, err := s.Put(t.Context(), key, nil, rev); !errors.Is(err, store.ErrConflict) {
+				t.Fatalf("a change of %q that names revision %d = %v", key, rev, err)
+			}
+		}
+	}
+}
+
+// TestOneChangeWinsARevision has goroutines replace, delete and create one entry as fast as they can. Each change wins its
+// revision alone, which the log of the store has to bear out.
+func TestOneChangeWinsARevision(t *testing.T) {
+	t.Parallel()
+	s := open(t, memory.Config{})
+	ctx := t.Context()
+	var mu sync.Mutex
+	won := map[store.Revision]bool{} // that somebody has replaced or deleted
+	win := func(rev store.Revision) {
+		mu.Lock()
+		defer mu.Unlock()
+		if rev != 0 && won[rev] {
+			t.Errorf("revision %d was changed twice", rev)
+		}
+		won[rev] = true
+	}
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			for n := range 500 {
+				e, _ := s.Get(ctx, "a")
+				var err error
+				if n%8 == i && e.Revision != 0 {
+					err = s.Delete(ctx, "a", e.Revision)
+				} else {
+					_, err = s.Put(ctx, "a", fmt.Append(nil, i, n), e.Revision)
+				}
+				if err == nil {
+					win(e.Revision)
+				} else if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrNotFound) {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if e, err := s.Get(ctx, "a"); err == nil && won[e.Revision] {
+		t.Errorf("revision %d is there, and was changed", e.Revision)
+	}
 }

@@ -28,11 +28,14 @@ type shard struct {
 // slot is where the current item of a key rests; that of a deleted key stays with the snapshots that
 // show it.
 type slot struct {
+	key  string
 	item *item
 
-	// Those of the item, which is far away in memory until somebody wants the value.
+	// What follows is known without a look at the item, which is far away in memory until somebody wants the value.
 	revision store.Revision
-	size     int64
+	size     uint32 // bytes of key and value
+	shard    uint8  // that the key belongs to
+	gone     bool   // the item is a deletion
 }
 
 // item is one change. It is never altered, so slots, log and snapshots share it.
@@ -47,9 +50,10 @@ func newShards() *shards {
 }
 
 // of returns the shard that a key belongs to.
-func (s *shards) of(key string) *shard {
-	return &s.all[maphash.String(s.seed, key)%shardCount]
-}
+func (s *shards) of(key string) *shard { return &s.all[s.number(key)] }
+
+// number returns that of the shard that a key belongs to.
+func (s *shards) number(key string) uint8 { return uint8(maphash.String(s.seed, key) % shardCount) }
 
 // clear lets go of all slots.
 func (s *shards) clear() {

@@ -11,6 +11,7 @@ import (
 	client "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/converge-agents/converge/internal/sleep"
 	"github.com/converge-agents/converge/store"
 )
 
@@ -142,15 +143,12 @@ func (r *retry) pause(ctx context.Context, patience time.Duration, last error) e
 	if time.Since(r.began) >= patience {
 		return fmt.Errorf("%w for %v: %w", ErrUnavailable, patience, last)
 	}
-	timer := time.NewTimer(r.wait/2 + rand.N(r.wait))
-	defer timer.Stop()
+	d := r.wait/2 + rand.N(r.wait)
 	r.wait = min(2*r.wait, lastPause)
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
+	if sleep.For(ctx, d) != nil {
 		return ended(ctx, last)
 	}
+	return nil
 }
 
 // last asks the leader for the last message of a key; nil means that there is none.

@@ -9,6 +9,7 @@ import (
 	client "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/converge-agents/converge/internal/advice"
 	"github.com/converge-agents/converge/store"
 )
 
@@ -19,22 +20,11 @@ var ErrInDoubt = errors.New("the change may have happened")
 // ErrUnavailable is in the error of a call for which no server could answer in [Config.Patience].
 var ErrUnavailable = errors.New("the bucket cannot be reached")
 
-// hinted is an error with a remedy.
-type hinted struct {
-	error
-	hint string
-}
-
-func (e hinted) Unwrap() error { return e.error }
-
-// Hint returns what to do about the error.
-func (e hinted) Hint() string { return e.hint }
-
 // explain adds a remedy where one is known.
 func explain(err error) error {
 	hint := ""
 	switch {
-	case err == nil, errors.As(err, new(hinted)):
+	case err == nil, advice.In(err) != "":
 		return err
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
 		hint = "enable JetStream on the server and for the account: jetstream {} with a store_dir"
@@ -55,7 +45,7 @@ func explain(err error) error {
 	default:
 		return err
 	}
-	return hinted{err, hint}
+	return advice.On(err, hint)
 }
 
 // keyError and prefixError name the operation and its object.

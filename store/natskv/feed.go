@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/converge-agents/converge/internal/cut"
 )
 
 // errLost says that messages to the feed got lost on the way: they have to be asked for again.
@@ -209,7 +211,7 @@ func (c *consumer) next(ctx context.Context, limit time.Duration) (*change, erro
 	d, err := c.store.config.decode(m.Subject(), m.Headers(), m.Data(), meta.Sequence.Stream)
 	if err != nil {
 		if n := c.store.rarely.count(); n > 0 {
-			c.store.log.Warn("natskv: passed over messages that are no entries", "messages", n, "subject", clip(m.Subject()), "sequence", meta.Sequence.Stream)
+			c.store.log.Warn("natskv: passed over messages that are no entries", "messages", n, "subject", cut.Text(m.Subject(), 80), "sequence", meta.Sequence.Stream)
 		}
 		return &change{sequence: meta.Sequence.Stream, deleted: true}, nil
 	}
@@ -217,8 +219,6 @@ func (c *consumer) next(ctx context.Context, limit time.Duration) (*change, erro
 }
 
 var errIdle = errors.New("nothing comes")
-
-func clip(text string) string { return text[:min(len(text), 80)] }
 
 // stop ends the reading, at the server too if it can be told.
 func (c *consumer) stop(ctx context.Context) {

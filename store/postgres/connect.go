@@ -6,6 +6,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/converge-agents/converge/internal/advice"
 )
 
 // oldest version of PostgreSQL that will do.
@@ -73,7 +75,7 @@ func suits(version int, fsync, commit string, unsynced bool) error {
 	case version < oldest:
 		return fmt.Errorf("%w: it is of version %d, and 13 is the oldest that will do", ErrOldServer, version/10000)
 	case fsync != "on" && !unsynced:
-		return &hinted{fmt.Errorf("%w: fsync is %q", ErrUnsynced, fsync), "set fsync = on in postgresql.conf and reload it"}
+		return advice.On(fmt.Errorf("%w: fsync is %q", ErrUnsynced, fsync), "set fsync = on in postgresql.conf and reload it")
 	case commit != "on" && commit != "remote_apply":
 		return fmt.Errorf("%w: synchronous_commit is %q", ErrUnsynced, commit)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/converge-agents/converge/internal/advice"
 	"github.com/converge-agents/converge/store"
 )
 
@@ -28,19 +29,8 @@ var (
 var (
 	errPatience = errors.New("patience is over")
 	errStalled  = errors.New("the loop over a long list stood still for too long")
-	errReadOnly = &hinted{errors.New("the server takes no writes"), hints["25006"]}
+	errReadOnly = advice.On(errors.New("the server takes no writes"), hints["25006"])
 )
-
-// hinted is an error that comes with advice.
-type hinted struct {
-	error
-	hint string
-}
-
-func (e *hinted) Unwrap() error { return e.error }
-
-// Hint says what to do about the error.
-func (e *hinted) Hint() string { return e.hint }
 
 // doubtful is the error of a change that may have happened.
 func doubtful(cause error) error { return fmt.Errorf("the change may have happened: %w", cause) }
@@ -58,7 +48,7 @@ func connectError(err error) error {
 		cause.answer = answer
 	}
 	if errors.Is(err, pgconn.ErrReadOnlyConnection) {
-		return &hinted{cause, hints["25006"]}
+		return advice.On(cause, hints["25006"])
 	}
 	return cause
 }
@@ -86,17 +76,12 @@ func explained(err error) error {
 	err = connectError(err)
 	code := codeOf(err)
 	if code == "53100" {
-		return &hinted{fmt.Errorf("%w: %w", store.ErrFull, err), "the disk of PostgreSQL is full: make room there"}
+		return advice.On(fmt.Errorf("%w: %w", store.ErrFull, err), "the disk of PostgreSQL is full: make room there")
 	}
-	if hint := hints[code]; hint != "" && !hasHint(err) {
-		return &hinted{err, hint}
+	if hint := hints[code]; hint != "" && advice.In(err) == "" {
+		return advice.On(err, hint)
 	}
 	return err
-}
-
-func hasHint(err error) bool {
-	var other *hinted
-	return errors.As(err, &other)
 }
 
 var hints = map[string]string{
@@ -164,8 +149,8 @@ func gaveUp(ctx context.Context, last error) error {
 		return ErrUnavailable
 	}
 	err := fmt.Errorf("%w: %w", ErrUnavailable, last)
-	if hasHint(last) {
+	if advice.In(last) != "" {
 		return err
 	}
-	return &hinted{err, "is PostgreSQL running, and does the URL lead to it?"}
+	return advice.On(err, "is PostgreSQL running, and does the URL lead to it?")
 }

@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+
+	"github.com/converge-agents/converge/internal/sleep"
 )
 
 // Pauses between attempts grow from the first to the last of these, and are drawn at random up to that.
@@ -19,14 +21,7 @@ type backoff struct{ next time.Duration }
 // pause waits and tells whether ctx has not ended.
 func (b *backoff) pause(ctx context.Context) bool {
 	b.next = min(max(2*b.next, firstPause), lastPause)
-	timer := time.NewTimer(b.next/2 + rand.N(b.next/2))
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
+	return sleep.For(ctx, b.next/2+rand.N(b.next/2)) == nil
 }
 
 // retry calls fn, which changes nothing, until it answers with something else than a passing failure.

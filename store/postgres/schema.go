@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/converge-agents/converge/internal/advice"
 )
 
 // migrations make the schema; the first has version 1. A migration that was released is never altered. In their text,
@@ -118,8 +120,8 @@ func (s *Store) migrate(ctx context.Context) error {
 	if err != nil && ctx.Err() != nil {
 		return gaveUp(ctx, connectError(err))
 	}
-	if err != nil && codeOf(err) == "" && !hasHint(err) && !errors.Is(err, ErrNewerSchema) && !errors.Is(err, ErrOldServer) {
-		return &hinted{connectError(err), "is PostgreSQL running, and does the URL lead to it?"}
+	if err != nil && codeOf(err) == "" && advice.In(err) == "" && !errors.Is(err, ErrNewerSchema) && !errors.Is(err, ErrOldServer) {
+		return advice.On(connectError(err), "is PostgreSQL running, and does the URL lead to it?")
 	}
 	return explained(err)
 }
@@ -161,8 +163,8 @@ func (s *Store) version(ctx context.Context, q queryer) (version int, err error)
 		return 0, fmt.Errorf("read the version of schema %q: %w", s.config.Schema, err)
 	}
 	if version > len(migrations) {
-		return 0, &hinted{fmt.Errorf("%w: schema %q has version %d, this program knows up to %d", ErrNewerSchema, s.config.Schema, version, len(migrations)),
-			"run the program that last used it, or a newer one"}
+		return 0, advice.On(fmt.Errorf("%w: schema %q has version %d, this program knows up to %d", ErrNewerSchema, s.config.Schema, version, len(migrations)),
+			"run the program that last used it, or a newer one")
 	}
 	return version, nil
 }

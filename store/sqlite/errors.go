@@ -7,6 +7,7 @@ import (
 	"modernc.org/sqlite"
 	codes "modernc.org/sqlite/lib"
 
+	"github.com/converge-agents/converge/internal/advice"
 	"github.com/converge-agents/converge/store"
 )
 
@@ -30,20 +31,9 @@ const (
 	hintFull    = "free space on the disk, delete entries, or raise MaxBytes"
 )
 
-// hinted is an error that comes with advice.
-type hinted struct {
-	error
-	hint string
-}
-
-func (e *hinted) Unwrap() error { return e.error }
-
-// Hint says what to do about the error.
-func (e *hinted) Hint() string { return e.hint }
-
 // damage reports what is wrong with a file.
 func damage(format string, args ...any) error {
-	return &hinted{fmt.Errorf("%w: %w", ErrCorrupt, fmt.Errorf(format, args...)), hintCorrupt}
+	return advice.On(fmt.Errorf("%w: %w", ErrCorrupt, fmt.Errorf(format, args...)), hintCorrupt)
 }
 
 // code returns the primary result code of SQLite in an error, 0 if there is none.
@@ -59,13 +49,13 @@ func code(err error) int {
 func explained(err error) error {
 	switch code(err) {
 	case codes.SQLITE_FULL:
-		return &hinted{fmt.Errorf("%w: %w", store.ErrFull, err), hintFull}
+		return advice.On(fmt.Errorf("%w: %w", store.ErrFull, err), hintFull)
 	case codes.SQLITE_BUSY, codes.SQLITE_LOCKED:
 		return fmt.Errorf("%w: %w", ErrBusy, err)
 	case codes.SQLITE_CORRUPT, codes.SQLITE_NOTADB:
 		return damage("%w", err)
 	case codes.SQLITE_READONLY, codes.SQLITE_CANTOPEN, codes.SQLITE_PERM:
-		return &hinted{err, hintAccess}
+		return advice.On(err, hintAccess)
 	}
 	return err
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/converge-agents/converge/internal/advice"
 	"github.com/converge-agents/converge/internal/ondisk"
 )
 
@@ -32,9 +33,9 @@ func locate(path string) (string, error) {
 func access(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS), errors.Is(err, syscall.ENOTDIR):
-		return &hinted{err, hintAccess}
+		return advice.On(err, hintAccess)
 	case errors.Is(err, syscall.ENOSPC):
-		return &hinted{err, hintFull}
+		return advice.On(err, hintFull)
 	}
 	return err
 }
@@ -50,13 +51,13 @@ func exists(path string) (bool, error) {
 	}
 	switch mode := info.Mode(); {
 	case mode.IsDir():
-		return false, &hinted{errors.New("it is a directory"), "name a file in it, such as converge.db"}
+		return false, advice.On(errors.New("it is a directory"), "name a file in it, such as converge.db")
 	case mode&fs.ModeSymlink != 0:
-		return false, &hinted{errors.New("it is a symbolic link"), "name the file that it points to"}
+		return false, advice.On(errors.New("it is a symbolic link"), "name the file that it points to")
 	case !mode.IsRegular():
 		return false, fmt.Errorf("it is no regular file (%s)", mode.Type())
 	case links(info) > 1:
-		return false, &hinted{fmt.Errorf("the file has %d names", links(info)), "leave one hard link: SQLite finds its log by name"}
+		return false, advice.On(fmt.Errorf("the file has %d names", links(info)), "leave one hard link: SQLite finds its log by name")
 	}
 	return true, nil
 }

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/converge-agents/converge/internal/advice"
 	"github.com/converge-agents/converge/internal/ondisk"
 )
 
@@ -22,7 +23,7 @@ func acquire(ctx context.Context, path string) (*os.File, error) {
 	switch {
 	case errors.Is(err, ondisk.ErrHeld):
 		defer f.Close()
-		return nil, &hinted{fmt.Errorf("%w: %s has locked %q", ErrLocked, holder(f), f.Name()), hintLocked}
+		return nil, advice.On(fmt.Errorf("%w: %s has locked %q", ErrLocked, holder(f), f.Name()), hintLocked)
 	case err != nil:
 		f.Close()
 		return nil, fmt.Errorf("lock %q: %w", f.Name(), err)

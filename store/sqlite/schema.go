@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/converge-agents/converge/internal/advice"
 	"github.com/converge-agents/converge/store"
 )
 
@@ -58,10 +59,10 @@ func checkHeader(path string) error {
 		return err
 	}
 	if string(header[:16]) != "SQLite format 3\x00" {
-		return &hinted{fmt.Errorf("%w: it is no SQLite database, or its start is damaged", ErrForeign), hintForeign}
+		return advice.On(fmt.Errorf("%w: it is no SQLite database, or its start is damaged", ErrForeign), hintForeign)
 	}
 	if id := binary.BigEndian.Uint32(header[68:]); id != applicationID {
-		return &hinted{fmt.Errorf("%w: it is a database of another application (application_id %#x)", ErrForeign, id), hintForeign}
+		return advice.On(fmt.Errorf("%w: it is a database of another application (application_id %#x)", ErrForeign, id), hintForeign)
 	}
 	return checkVersion(int64(binary.BigEndian.Uint32(header[60:])))
 }
@@ -79,7 +80,7 @@ func readHeader(path string, header []byte) error {
 func checkVersion(version int64) error {
 	if version > int64(len(migrations)) {
 		err := fmt.Errorf("%w: its schema has version %d, this one knows %d", ErrNewer, version, len(migrations))
-		return &hinted{err, hintNewer}
+		return advice.On(err, hintNewer)
 	}
 	return nil
 }

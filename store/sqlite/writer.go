@@ -10,6 +10,7 @@ import (
 
 	codes "modernc.org/sqlite/lib"
 
+	"github.com/converge-agents/converge/internal/advice"
 	"github.com/converge-agents/converge/internal/changes"
 	"github.com/converge-agents/converge/store"
 )
@@ -312,7 +313,7 @@ func (w *writer) settle(err error) error {
 	case codes.SQLITE_FULL, codes.SQLITE_BUSY:
 		return explained(err)
 	}
-	err = &hinted{fmt.Errorf("%w: %w", ErrFailed, explained(err)), "see to the disk and the file, then start again: what was acknowledged is there"}
+	err = advice.On(fmt.Errorf("%w: %w", ErrFailed, explained(err)), "see to the disk and the file, then start again: what was acknowledged is there")
 	w.failed.Store(&err)
 	w.log.Close(err)
 	w.logger.Error("the store has failed", "error", err)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/internal/listeners"
+	"github.com/converge-agents/converge/internal/sleep"
 	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/task"
 	"github.com/converge-agents/converge/transport"
@@ -59,7 +60,6 @@ type Client struct {
 
 	listeners listeners.List[task.Task]
 
-	life    sync.Mutex // held while the goroutine starts and stops
 	running sync.WaitGroup
 	stop    context.CancelFunc
 }
@@ -253,17 +253,5 @@ type pause time.Duration
 // wait returns false when ctx is done.
 func (p *pause) wait(ctx context.Context) bool {
 	*p = min(max(2**p, pause(minPause)), pause(maxPause))
-	return sleep(ctx, time.Duration(*p)/2+rand.N(time.Duration(*p)/2))
-}
-
-// sleep returns false when ctx is done.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+	return sleep.For(ctx, time.Duration(*p)/2+rand.N(time.Duration(*p)/2)) == nil
 }

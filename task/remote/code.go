@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/converge-agents/converge/internal/cut"
 	"github.com/converge-agents/converge/task"
 )
 
@@ -80,7 +81,7 @@ func failureOf(err error) failure {
 		f := failure{code: c}
 		if c == codeInvalid || c == codeUnsupported {
 			_, detail, _ := strings.Cut(err.Error(), errorOf[c].Error()+": ")
-			f.text = fit(detail, maxText)
+			f.text = cut.Marked(detail, maxText)
 		}
 		return f
 	}
@@ -103,14 +104,4 @@ func (f failure) err() error {
 		return fmt.Errorf("%w: %s", err, f.text)
 	}
 	return err
-}
-
-// fit cuts a text to a number of bytes, at least three, and makes it valid UTF-8.
-func fit(text string, most int) string {
-	text = strings.ToValidUTF8(text, "\uFFFD")
-	if len(text) <= most {
-		return text
-	}
-	const mark = "…"
-	return strings.ToValidUTF8(text[:most-len(mark)], "") + mark
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/cut"
 	"github.com/converge-agents/converge/task"
 )
 
@@ -137,7 +138,7 @@ func (d *doing) prepare(i int) error {
 		}
 		o.Spec.ID = id
 	}
-	o.Reason = fit(o.Reason, task.MaxReason)
+	o.Reason = cut.Marked(o.Reason, task.MaxReason)
 	if err := o.check(); err != nil {
 		return err
 	}

@@ -8,9 +8,9 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"slices"
-	"sync"
 	"time"
 
+	"github.com/converge-agents/converge/internal/sleep"
 	"github.com/converge-agents/converge/task"
 )
 
@@ -22,24 +22,20 @@ import (
 // While somebody is attached, the client runs one goroutine, which asks the host what is new; the last
 // detach stops it and waits for it. Attach itself does not wait for the host.
 func (c *Client) Attach(fn func(task.Task)) (detach func()) {
-	c.life.Lock()
-	defer c.life.Unlock()
-	l, now := c.listeners.Add(fn)
-	if now == 1 {
-		ctx, cancel := context.WithCancel(context.Background())
-		c.stop = cancel
-		c.setFollows(true)
-		c.running.Go(func() { c.follow(ctx) })
-	}
-	return sync.OnceFunc(func() {
-		c.life.Lock()
-		defer c.life.Unlock()
-		if c.listeners.Remove(l) == 0 {
-			c.stop()
-			c.running.Wait()
-			c.setFollows(false)
-		}
-	})
+	return c.listeners.Attach(fn, c.start, c.halt)
+}
+
+func (c *Client) start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	c.stop = cancel
+	c.setFollows(true)
+	c.running.Go(func() { c.follow(ctx) })
+}
+
+func (c *Client) halt() {
+	c.stop()
+	c.running.Wait()
+	c.setFollows(false)
 }
 
 func (c *Client) setFollows(follows bool) {
@@ -109,7 +105,7 @@ func (c *Client) follow(ctx context.Context) {
 			idle.wait(ctx)
 			continue
 		case came == news:
-			sleep(ctx, pollPause/2+rand.N(pollPause))
+			sleep.For(ctx, pollPause/2+rand.N(pollPause))
 		}
 		failed, idle = 0, 0
 	}

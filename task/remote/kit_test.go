@@ -1,7 +1,6 @@
 package remote_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -15,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/testkit"
 	"github.com/converge-agents/converge/message"
 	"github.com/converge-agents/converge/store"
 	"github.com/converge-agents/converge/store/memory"
@@ -29,9 +29,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // The cast: Hanna keeps the tasks, Alice submits, Bob and Carol work, Mallory is known and of bad faith.
 var hanna, alice, bob, carol, mallory = agent(1), agent(2), agent(3), agent(4), agent(66)
 
-func agent(seed byte) *identity.Identity {
-	return must(identity.FromSeed(bytes.Repeat([]byte{seed}, 32)))
-}
+var agent = testkit.Agent
 
 func must[T any](v T, err error) T {
 	if err != nil {

@@ -197,7 +197,7 @@ func appendTask(buf []byte, t *task.Task, now time.Time) []byte {
 		w.Bytes(7, t.Submitter[:])
 	}
 	w.Int(8, int64(t.ClaimTTL))
-	w.Int(9, fromTime(t.Deadline))
+	w.Int(9, cose.FromTime(t.Deadline))
 	w.Int(10, int64(t.Priority))
 	w.Uint(11, uint64(t.Status))
 	if !t.Claimant.IsZero() {
@@ -215,8 +215,8 @@ func appendTask(buf []byte, t *task.Task, now time.Time) []byte {
 	appendSome(&w, 22, func(w *cose.MapWriter) {
 		w.Int(1, fromNow(t.ReadyAt, now))
 		w.Uint(2, uint64(t.Attempts))
-		w.Uint(3, flag(t.DeadLetter))
-		w.Uint(4, flag(t.Existed))
+		w.Flag(3, t.DeadLetter)
+		w.Flag(4, t.Existed)
 	})
 	appendSome(&w, 23, func(w *cose.MapWriter) {
 		w.Bytes(1, t.Proof)
@@ -287,9 +287,7 @@ func (r *reader) task(now time.Time) (t task.Task) {
 
 // progress reads what has come of the attempts at a task.
 func (r *reader) progress(t *task.Task, now time.Time) {
-	some := false
-	r.Fields(func(key int64) {
-		some = true
+	r.some(func(key int64) {
 		switch key {
 		case 1:
 			t.ReadyAt = now.Add(time.Duration(r.int()))
@@ -303,14 +301,11 @@ func (r *reader) progress(t *task.Task, now time.Time) {
 			r.unknown()
 		}
 	})
-	r.set(some)
 }
 
 // proofs reads what the submitter and the claimant have signed.
 func (r *reader) proofs(t *task.Task) {
-	some := false
-	r.Fields(func(key int64) {
-		some = true
+	r.some(func(key int64) {
 		switch key {
 		case 1:
 			t.Proof = r.bytes()
@@ -320,7 +315,6 @@ func (r *reader) proofs(t *task.Task) {
 			r.unknown()
 		}
 	})
-	r.set(some)
 }
 
 // weight is about how many bytes the task takes in a reply, and no less.

@@ -90,9 +90,7 @@ func appendProfile(buf []byte, p *task.Profile) []byte {
 }
 
 func (r *reader) profile() (p task.Profile) {
-	some := false
-	r.Fields(func(key int64) {
-		some = true
+	r.some(func(key int64) {
 		switch key {
 		case 1:
 			p.Capabilities = r.texts(MaxNames)
@@ -106,7 +104,6 @@ func (r *reader) profile() (p task.Profile) {
 			r.unknown()
 		}
 	})
-	r.set(some)
 	return p
 }
 
@@ -121,7 +118,7 @@ func (o *Op) append(buf []byte, now time.Time) []byte {
 	if o.Kind == OpSubmit {
 		w.Item(7, func(buf []byte) []byte { return appendSpec(buf, &o.Spec) })
 	}
-	w.Uint(8, flag(o.Permanent))
+	w.Flag(8, o.Permanent)
 	w.Bytes(9, o.Proof)
 	return w.End()
 }
@@ -175,7 +172,7 @@ func appendSpec(buf []byte, s *task.Spec) []byte {
 	w.Text(4, s.Topic.String())
 	w.Text(5, s.Pool)
 	w.Int(6, int64(s.ClaimTTL))
-	w.Int(7, fromTime(s.Deadline))
+	w.Int(7, cose.FromTime(s.Deadline))
 	w.Int(8, int64(s.Priority))
 	appendSome(&w, 9, func(w *cose.MapWriter) { appendPlan(w, s) })
 	w.Bytes(10, s.Proof)
@@ -184,7 +181,7 @@ func appendSpec(buf []byte, s *task.Spec) []byte {
 
 // appendPlan appends when a task is to be tried, and how often.
 func appendPlan(w *cose.MapWriter, s *task.Spec) {
-	w.Int(1, fromTime(s.NotBefore))
+	w.Int(1, cose.FromTime(s.NotBefore))
 	w.Int(2, int64(s.MaxAttempts))
 	w.Int(3, int64(s.Backoff.Base))
 	w.Int(4, int64(s.Backoff.Max))
@@ -192,9 +189,7 @@ func appendPlan(w *cose.MapWriter, s *task.Spec) {
 }
 
 func (r *reader) plan(s *task.Spec) {
-	some := false
-	r.Fields(func(key int64) {
-		some = true
+	r.some(func(key int64) {
 		switch key {
 		case 1:
 			s.NotBefore = r.time()
@@ -210,7 +205,6 @@ func (r *reader) plan(s *task.Spec) {
 			r.unknown()
 		}
 	})
-	r.set(some)
 }
 
 // appendSome appends a map unless it is empty.
@@ -221,13 +215,6 @@ func appendSome(w *cose.MapWriter, key byte, fields func(*cose.MapWriter)) {
 	if b := inner.End(); len(b) > 1 {
 		w.Item(key, func(buf []byte) []byte { return append(buf, b...) })
 	}
-}
-
-func flag(is bool) uint64 {
-	if is {
-		return 1
-	}
-	return 0
 }
 
 func (r *reader) spec() *task.Spec {
@@ -261,15 +248,8 @@ func (r *reader) spec() *task.Spec {
 	return s
 }
 
-// fromTime returns an instant that was signed, and therefore has to stay as it is: in nanoseconds since 1970.
-func fromTime(t time.Time) int64 {
-	if t.IsZero() {
-		return 0
-	}
-	return t.UnixNano()
-}
-
-func (r *reader) time() time.Time { return time.Unix(0, r.int()).UTC() }
+// time reads an instant that was signed, and therefore has to stay as it is: not one that is counted from now.
+func (r *reader) time() time.Time { return cose.ToTime(r.int()) }
 
 // fromNow returns how far off an instant is in nanoseconds; 0 only if there is none.
 func fromNow(t, now time.Time) int64 {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/internal/cose"
+	"github.com/converge-agents/converge/internal/cut"
 	"github.com/converge-agents/converge/message"
 )
 
@@ -20,6 +21,16 @@ func (r *reader) set(is bool) {
 	if !is {
 		r.Fail(cose.ErrNotDeterministic)
 	}
+}
+
+// some reads a map that is not empty.
+func (r *reader) some(field func(key int64)) {
+	is := false
+	r.Fields(func(key int64) {
+		is = true
+		field(key)
+	})
+	r.set(is)
 }
 
 func (r *reader) unknown() { r.Fail(cose.ErrUnexpected) }
@@ -125,7 +136,7 @@ func open(body []byte, field func(r *reader, key int64)) failure {
 	case found > version:
 		return failure{codeUnsupported, fmt.Sprintf("version %d; it knows version %d", found, version)}
 	case err != nil:
-		return failure{codeMalformed, fit(err.Error(), maxText)}
+		return failure{codeMalformed, cut.Marked(err.Error(), maxText)}
 	case found == 0:
 		return failure{codeMalformed, "it has no version"}
 	}

@@ -244,10 +244,10 @@ type always struct{ m *message.Message }
 func (a always) Request(context.Context, message.Draft) (*message.Message, error) { return a.m, nil }
 
 func (c *Client) listenNowhere() (stop func()) {
-	l, _ := c.listeners.Add(func(t task.Task) {
+	nothing := func() {}
+	return c.listeners.Attach(func(t task.Task) {
 		if t.ID == "" {
 			panic("told of no task")
 		}
-	})
-	return func() { c.listeners.Remove(l) }
+	}, nothing, nothing)
 }

@@ -6,7 +6,8 @@
 //   - There is no shell. Each template of Args becomes exactly one argument.
 //   - A param becomes neither another argument nor an option. [New] refuses templates that would let
 //     it, see [Config.Args].
-//   - A param named in Paths is a path that lies, symbolic links resolved, within its directory.
+//   - A param named in Paths is a path that lies, symbolic links resolved, within its directory, and leads to
+//     nothing that Except names.
 //   - The environment holds what Env and PassEnv name, and TMPDIR, a directory that is new, empty, and
 //     removed after the call. It is the working directory too, unless Dir says otherwise.
 //   - The program leads a session and process group of its own, without a terminal. The whole group is
@@ -18,8 +19,8 @@
 // On Linux, programs run in a sandbox, see [Config.Read] and the fields after it. Its parts depend on the kernel;
 // [Tool.Protections] says which are in force.
 //
-//   - They read and execute the files of the system, Dir, the directories of Paths, and what is granted, and
-//     write to the working directory of the call and what is granted. Nothing else, whoever the user is.
+//   - They read and execute the files of the system, Dir, the directories of Paths (see [Config.Except]), and what
+//     is granted, and write to the working directory of the call and what is granted. Nothing else, whoever the user is.
 //   - They have no network, reach no socket of this machine, signal no process outside, and set no limits of it.
 //   - They gain no privileges: set-user-ID bits have no effect, and root has no capabilities but those over files.
 //   - Processor time, memory, size of files, descriptors and processes are limited.
@@ -108,6 +109,11 @@ type Config struct {
 	// the absolute path, symbolic links resolved. In an argument, nothing may follow such a
 	// placeholder, and neither '/' nor another placeholder come right before it.
 	Paths map[string]string
+	// Except names files and directories that no param in Paths may name, lie in, or hold, such as one with keys. They
+	// need not exist. Those that lie in a directory of Paths keep the sandbox from granting it whole: the
+	// program may then read what the params of its call name, and no more of it. Where a directory of Paths lies in one of
+	// them, that is what the caller wanted. Dir, Read and Write are granted as they are.
+	Except []string
 	// Output says what becomes of the standard output: "text", which is the default, "word", "json"
 	// or "bytes"; see [Text] and its neighbours.
 	Output string
@@ -173,7 +179,7 @@ func (c Config) build() (*Tool, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	for _, step := range []func(*Tool) error{c.setProgram, c.setDir, c.setPaths, c.setArgs, c.setStdin, c.setEnv, c.setSandbox} {
+	for _, step := range []func(*Tool) error{c.setProgram, c.setDir, c.setPaths, c.setExcept, c.setArgs, c.setStdin, c.setEnv, c.setSandbox} {
 		if err := step(t); err != nil {
 			return nil, err
 		}
@@ -379,6 +385,6 @@ func (t *Tool) start(ctx context.Context, values map[string]string) (stdout []by
 	defer func() { err = cmp.Or(err, removeAll(own)) }()
 	p.dir = cmp.Or(p.dir, own)
 	p.env = t.environment(own)
-	p.sandbox = t.policy(ctx, own)
+	p.sandbox = t.policy(ctx, own, t.named(values))
 	return p.run(ctx)
 }

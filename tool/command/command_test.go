@@ -21,6 +21,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/converge-agents/converge/internal/testkit"
 	"github.com/converge-agents/converge/tool"
 	"github.com/converge-agents/converge/tool/command"
 )
@@ -110,17 +111,7 @@ func newTool(t testing.TB, c command.Config) *command.Tool {
 	return it
 }
 
-func params(t testing.TB, values map[string]any) json.RawMessage {
-	t.Helper()
-	if values == nil {
-		return nil
-	}
-	text, err := json.Marshal(values)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return text
-}
+var params = testkit.Params
 
 func runTool(t testing.TB, it *command.Tool, values map[string]any) tool.Output {
 	t.Helper()

@@ -120,7 +120,9 @@ func (t *Tool) readable() []string {
 		read = append(read, t.dir)
 	}
 	for _, within := range t.paths {
-		read = append(read, within.real)
+		if len(within.hidden) == 0 {
+			read = append(read, within.real)
+		}
 	}
 	if t.stdinFile != nil && !t.stdinFile[0].IsParam {
 		read = append(read, t.stdinFile[0].Text)
@@ -143,12 +145,14 @@ func (t *Tool) missing() error {
 	return fmt.Errorf("field RequireSandbox: not in force: %s: %w", strings.Join(missing, "; "), errors.ErrUnsupported)
 }
 
-// policy is the sandbox of one call: it grants the call's own directory, and processor time until the deadline.
-func (t *Tool) policy(ctx context.Context, own string) *sandbox.Policy {
+// policy is the sandbox of one call: it grants the call's own directory, what the call names of directories that are
+// not granted whole, and processor time until the deadline.
+func (t *Tool) policy(ctx context.Context, own string, named []string) *sandbox.Policy {
 	if t.sandbox == nil {
 		return nil
 	}
 	p := *t.sandbox
+	p.Read = append(slices.Clip(p.Read), named...)
 	p.Write = append([]string{own}, p.Write...)
 	if deadline, ok := ctx.Deadline(); ok && p.Limits.CPU == 0 {
 		p.Limits.CPU = max(time.Until(deadline), 1) * time.Duration(runtime.NumCPU())

@@ -719,3 +719,41 @@ func TestProgramDiesWithThisProcess(t *testing.T) {
 		t.Error("the program lives")
 	}
 }
+
+// TestFolderThatHoldsWhatIsExceptedIsNotGrantedWhole runs a program that goes for a key on its own, whatever its params are.
+func TestFolderThatHoldsWhatIsExceptedIsNotGrantedWhole(t *testing.T) {
+	needs(t, "files")
+	dir := t.TempDir()
+	key, file, other := filepath.Join(dir, "state", "key"), filepath.Join(dir, "sub", "file"), filepath.Join(dir, "other")
+	for _, path := range []string{key, file, other} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte("x"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, c := range map[string]struct {
+		except []string
+		reads  string
+		named  string
+		want   string
+	}{
+		"key":                   {[]string{filepath.Join(dir, "state")}, key, file, denied},
+		"another file":          {[]string{filepath.Join(dir, "state")}, other, file, denied},
+		"the file that's named": {[]string{filepath.Join(dir, "state")}, file, file, "done"},
+		"in a folder":           {[]string{filepath.Join(dir, "state")}, file, filepath.Dir(file), "done"},
+		"without":               {nil, key, file, "done"},
+		"elsewhere":             {[]string{t.TempDir()}, other, file, "done"},
+		"around":                {[]string{filepath.Dir(dir), dir}, key, file, "done"},
+	} {
+		config := helperConfig(t, "attack", "read", c.reads, "--", "{f}")
+		config.Paths, config.Except = map[string]string{"f": dir}, c.except
+		if got := list(t, newTool(t, config), map[string]any{"f": c.named})[0]; !strings.Contains(got, c.want) {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+	// The program is handed the file, and needs no rights of its own.
+	config := helperConfig(t, "attack", "read", file)
+	config.Paths, config.Except, config.StdinFile = map[string]string{"f": dir}, []string{key}, "{f}"
+	if got := list(t, newTool(t, config), map[string]any{"f": file})[0]; !strings.Contains(got, denied) {
+		t.Errorf("standard input: %q", got)
+	}
+}

@@ -60,7 +60,11 @@ func (t *Tool) value(name string, raw json.RawMessage) (string, error) {
 		return value, nil
 	}
 	rel, err := within.resolve(value)
-	return filepath.Join(within.real, rel), err
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(within.real, rel)
+	return path, within.checkHidden(path)
 }
 
 // text returns the text of a string, number or boolean in valid JSON.
@@ -81,6 +85,8 @@ func text(raw json.RawMessage) (string, error) {
 type confined struct {
 	given string // absolute
 	real  string // the same, symbolic links resolved
+
+	hidden []string // of Config.Except, what lies in it; absolute
 }
 
 func confine(dir string) (confined, error) {
@@ -92,7 +98,7 @@ func confine(dir string) (confined, error) {
 	if err != nil {
 		return confined{}, withoutPath(err)
 	}
-	return confined{given, real}, nil
+	return confined{given: given, real: real}, nil
 }
 
 var errOutside = errors.New("lies outside the directory that it is confined to")
@@ -162,23 +168,6 @@ func (t *Tool) openStdin(values map[string]string) (*os.File, error) {
 	file, err := openBeneath(t.paths[name].real, values[name])
 	if err != nil {
 		return nil, invalid("param %q %w", name, err)
-	}
-	return file, nil
-}
-
-func openBeneath(dir, path string) (*os.File, error) {
-	rel, err := filepath.Rel(dir, path)
-	if err != nil {
-		return nil, errOutside
-	}
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return nil, withoutPath(err)
-	}
-	defer root.Close()
-	file, err := openRegular(root.OpenFile, rel)
-	if err != nil {
-		return nil, withoutPath(err)
 	}
 	return file, nil
 }

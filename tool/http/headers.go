@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
 	nethttp "net/http"
 	"os"
 	"slices"
 	"strings"
 
+	"github.com/converge-agents/converge/internal/ondisk"
 	"github.com/converge-agents/converge/internal/template"
 )
 
@@ -128,10 +128,7 @@ func readFile(path string) (string, error) {
 			return string(text), nil
 		}
 	}
-	if p, ok := errors.AsType[*fs.PathError](err); ok {
-		err = p.Err
-	}
-	return "", fmt.Errorf("file %q: %w", path, err)
+	return "", fmt.Errorf("file %q: %w", path, ondisk.WithoutPath(err))
 }
 
 // isLine reports whether text can be a header's value.

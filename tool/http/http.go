@@ -41,6 +41,7 @@ import (
 
 	"github.com/google/jsonschema-go/jsonschema"
 
+	"github.com/converge-agents/converge/internal/cut"
 	"github.com/converge-agents/converge/internal/template"
 	"github.com/converge-agents/converge/tool"
 )
@@ -307,7 +308,7 @@ func (t *Tool) errorBody(body io.Reader) string {
 	if !whole && len(t.hidden) > 0 {
 		text = text[:max(0, len(text)-len(t.hidden[0]))]
 	}
-	return strings.ToValidUTF8(string(text[:min(len(text), MaxErrorBody)]), "\ufffd")
+	return cut.Text(string(text), MaxErrorBody)
 }
 
 // mediaType keeps what is a media type.

@@ -3,7 +3,6 @@ package http_test
 import (
 	"context"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -14,6 +13,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/converge-agents/converge/internal/testkit"
 	"github.com/converge-agents/converge/tool"
 	toolhttp "github.com/converge-agents/converge/tool/http"
 )
@@ -79,17 +79,7 @@ func newTool(t testing.TB, c toolhttp.Config) *toolhttp.Tool {
 	return it
 }
 
-func params(t testing.TB, values map[string]any) json.RawMessage {
-	t.Helper()
-	if values == nil {
-		return nil
-	}
-	text, err := json.Marshal(values)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return text
-}
+var params = testkit.Params
 
 func run(t testing.TB, c toolhttp.Config, values map[string]any) (string, error) {
 	t.Helper()

@@ -12,6 +12,8 @@ import (
 
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/converge-agents/converge/internal/inflight"
 )
 
 const (
@@ -30,13 +32,12 @@ type link struct {
 
 	mu      sync.Mutex
 	replies map[jsonrpc.ID]*reply // of calls under way whose results are kept as they are
-	writes  sync.WaitGroup
-	closed  bool
 	readErr error
 	givenUp uint64 // calls that nobody waits for any more, and that may still be answered
 	gone    context.Context
 	end     context.CancelFunc
 
+	writes   inflight.Group
 	refusals chan struct{} // an element for each that is under way
 	unasked  bucket
 	dropped  atomic.Uint64 // what the server said unasked
@@ -162,7 +163,7 @@ func (l *link) respond(m *jsonrpc.Request) {
 	default:
 		return
 	}
-	if !l.begin() {
+	if !l.writes.Begin() {
 		<-l.refusals
 		return
 	}
@@ -175,20 +176,9 @@ func (l *link) respond(m *jsonrpc.Request) {
 	}()
 }
 
-// begin counts a write in, unless the link is closed.
-func (l *link) begin() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed {
-		return false
-	}
-	l.writes.Add(1)
-	return true
-}
-
 // Write sends m. It returns when ctx ends, and notices of cancelled calls also when the link is closed.
 func (l *link) Write(ctx context.Context, m jsonrpc.Message) error {
-	if !l.begin() {
+	if !l.writes.Begin() {
 		return ErrClosed
 	}
 	defer l.writes.Done()
@@ -232,9 +222,7 @@ func (l *link) forget(id jsonrpc.ID) {
 
 // Close ends the connection and all writes that are under way.
 func (l *link) Close() error {
-	l.mu.Lock()
-	l.closed = true
-	l.mu.Unlock()
+	l.writes.Shut()
 	l.end()
 	err := l.Connection.Close()
 	l.writes.Wait()

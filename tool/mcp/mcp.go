@@ -32,7 +32,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -43,6 +42,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/converge-agents/converge/internal/cut"
+	"github.com/converge-agents/converge/internal/names"
+	"github.com/converge-agents/converge/internal/ondisk"
 	"github.com/converge-agents/converge/internal/process"
 	"github.com/converge-agents/converge/internal/sandbox"
 	"github.com/converge-agents/converge/tool"
@@ -135,7 +137,7 @@ func New(c Config) (*Server, error) {
 		c.Logger = slog.Default()
 	}
 	if err := c.check(); err != nil {
-		return nil, fmt.Errorf("mcp server %q: %w", clip(c.Name, 64), err)
+		return nil, fmt.Errorf("mcp server %q: %w", cut.Marked(c.Name, 64), err)
 	}
 	s := &Server{config: c, log: c.Logger.With("server", c.Name), changed: make(chan struct{}), checkTimeout: c.StartTimeout}
 	var err error
@@ -173,7 +175,7 @@ func (c Config) check() error {
 func (c Config) checkTools() error {
 	for i, name := range c.Tools {
 		if !isToolName(c.Name, name) {
-			return fmt.Errorf("field Tools[%d] %q: a name is letters, digits, '_', '-' and '.', at most %d with the server's", i, clip(name, 64), maxToolName)
+			return fmt.Errorf("field Tools[%d] %q: a name is letters, digits, '_', '-' and '.', at most %d with the server's", i, cut.Marked(name, 64), maxToolName)
 		}
 		if slices.Contains(c.Tools[:i], name) {
 			return fmt.Errorf("field Tools[%d]: %q is given twice", i, name)
@@ -181,7 +183,7 @@ func (c Config) checkTools() error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Pins)) {
 		if !slices.Contains(c.Tools, name) {
-			return fmt.Errorf("field Pins: %q is not one of Tools", clip(name, 64))
+			return fmt.Errorf("field Pins: %q is not one of Tools", cut.Marked(name, 64))
 		}
 	}
 	return nil
@@ -189,21 +191,9 @@ func (c Config) checkTools() error {
 
 const maxToolName = 128 // of package tool
 
-func isServerName(s string) bool { return 0 < len(s) && len(s) <= 64 && isPlain(s, "_-") }
+func isServerName(s string) bool { return names.Is(s, 64, "_-") }
 
-func isToolName(server, s string) bool {
-	return s != "" && len(server)+1+len(s) <= maxToolName && isPlain(s, "_-.")
-}
-
-// isPlain reports whether s is made of letters, digits and the bytes of others.
-func isPlain(s, others string) bool {
-	for _, c := range []byte(s) {
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte(others, c) >= 0) {
-			return false
-		}
-	}
-	return true
-}
+func isToolName(server, s string) bool { return names.Is(s, maxToolName-len(server)-1, "_-.") }
 
 func (c Config) grants() bool { return len(c.Read)+len(c.Write) > 0 || c.Network || c.UnixSockets }
 
@@ -277,14 +267,11 @@ func grant(to *[]string, field string, paths []string) error {
 		if err == nil {
 			_, err = os.Stat(abs)
 		}
-		if failed, ok := errors.AsType[*fs.PathError](err); ok {
-			err = failed.Err // without the path once more
-		}
 		if path == "" {
 			err = errors.New(`is empty; "." is the current directory`)
 		}
 		if err != nil {
-			return fmt.Errorf("field %s[%d] %q: %w", field, i, path, err)
+			return fmt.Errorf("field %s[%d] %q: %w", field, i, path, ondisk.WithoutPath(err))
 		}
 		*to = append(*to, abs)
 	}

@@ -14,6 +14,9 @@ import (
 	"time"
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/converge-agents/converge/internal/cut"
+	"github.com/converge-agents/converge/internal/loopback"
 )
 
 const (
@@ -31,16 +34,11 @@ func newRemote(c Config) (connect, error) {
 	case u.User != nil:
 		return nil, errors.New("field URL: no name and password in it: use Header")
 	case u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
-		return nil, fmt.Errorf("field URL: want https://HOST/PATH, not the scheme %q", clip(u.Scheme, 16))
-	case u.Scheme == "http" && !isLoopback(u.Hostname()):
-		return nil, fmt.Errorf("field URL: http to %q would show all to whoever is on the way: use https", clip(u.Hostname(), 64))
+		return nil, fmt.Errorf("field URL: want https://HOST/PATH, not the scheme %q", cut.Marked(u.Scheme, 16))
+	case u.Scheme == "http" && !loopback.Is(u.Hostname()):
+		return nil, fmt.Errorf("field URL: http to %q would show all to whoever is on the way: use https", cut.Marked(u.Hostname(), 64))
 	}
 	return func(ctx context.Context) (*carrier, error) { return dial(ctx, c, u) }, nil
-}
-
-func isLoopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 func dial(ctx context.Context, c Config, u *url.URL) (*carrier, error) {
@@ -81,7 +79,7 @@ func dialer(plain bool) *net.Dialer {
 	d := &net.Dialer{Timeout: dialTimeout}
 	if plain {
 		d.Control = func(_, address string, _ syscall.RawConn) error {
-			if host, _, err := net.SplitHostPort(address); err != nil || !isLoopback(host) {
+			if host, _, err := net.SplitHostPort(address); err != nil || !loopback.Is(host) {
 				return fmt.Errorf("http to %s, which is not this machine", address)
 			}
 			return nil

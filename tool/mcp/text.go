@@ -8,6 +8,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/converge-agents/converge/internal/cut"
 )
 
 const maxSchemaDepth = 64
@@ -82,14 +84,5 @@ func visible(s string, limit int) string {
 			return utf8.RuneError
 		}
 		return r
-	}, clip(s, limit))
-}
-
-// clip returns at most limit bytes of s, and says so if there were more.
-func clip(s string, limit int) string {
-	s = strings.ToValidUTF8(s[:min(len(s), limit+utf8.UTFMax)], string(utf8.RuneError))
-	if len(s) <= limit {
-		return s
-	}
-	return strings.ToValidUTF8(s[:limit], "") + "…"
+	}, cut.Marked(s, limit))
 }

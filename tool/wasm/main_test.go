@@ -46,7 +46,7 @@ func assembled(t *testing.T, m module) wasm.Config {
 
 func newTool(t *testing.T, c wasm.Config) *wasm.Tool {
 	t.Helper()
-	it, err := wasm.New(t.Context(), c)
+	it, err := wasm.New(c)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,13 +35,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
 	"os"
 	"path"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/google/jsonschema-go/jsonschema"
@@ -50,6 +48,9 @@ import (
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 
 	"github.com/converge-agents/converge/internal/capture"
+	"github.com/converge-agents/converge/internal/inflight"
+	"github.com/converge-agents/converge/internal/ondisk"
+	"github.com/converge-agents/converge/internal/sleep"
 	"github.com/converge-agents/converge/tool"
 )
 
@@ -129,27 +130,25 @@ type Tool struct {
 	runtime wazero.Runtime
 	module  wazero.CompiledModule
 
-	mu     sync.Mutex
-	closed bool
-	calls  sync.WaitGroup
-	ended  context.Context // when Close is called
-	end    context.CancelCauseFunc
+	calls inflight.Group
+	ended context.Context // when Close is called
+	end   context.CancelCauseFunc
 }
 
 // ErrClosed is the error of calls of a tool that has been closed.
 var ErrClosed = errors.New("the tool is closed")
 
-// New checks the whole configuration, and reads and compiles the module, which takes seconds if it has some megabytes; ctx
-// cannot cut that short. Its errors name the field at fault.
-func New(ctx context.Context, c Config) (*Tool, error) {
-	t, err := c.build(ctx)
+// New checks the whole configuration, and reads and compiles the module, which takes seconds if it has some megabytes.
+// Its errors name the field at fault.
+func New(c Config) (*Tool, error) {
+	t, err := c.build()
 	if err != nil {
 		return nil, fmt.Errorf("wasm tool %q: %w", c.Name, err)
 	}
 	return t, nil
 }
 
-func (c Config) build(ctx context.Context) (*Tool, error) {
+func (c Config) build() (*Tool, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
@@ -162,7 +161,7 @@ func (c Config) build(ctx context.Context) (*Tool, error) {
 	}
 	t := &Tool{config: c}
 	t.ended, t.end = context.WithCancelCause(context.Background())
-	if err := t.compile(context.WithoutCancel(ctx), binary); err != nil {
+	if err := t.compile(binary); err != nil {
 		return nil, errors.Join(fmt.Errorf("field File %q: %w", c.File, err), t.Close())
 	}
 	return t, nil
@@ -219,12 +218,12 @@ func (c Config) checkMounts() error {
 func (c Config) read() ([]byte, error) {
 	file, err := os.Open(c.File)
 	if err != nil {
-		return nil, withoutPath(err)
+		return nil, ondisk.WithoutPath(err)
 	}
 	defer file.Close()
 	binary, err := readModule(file)
 	if err != nil {
-		return nil, withoutPath(err)
+		return nil, ondisk.WithoutPath(err)
 	}
 	sum := sha256.Sum256(binary)
 	if got := hex.EncodeToString(sum[:]); c.SHA256 != "" && !strings.EqualFold(got, c.SHA256) {
@@ -246,14 +245,8 @@ func readModule(file *os.File) ([]byte, error) {
 	return binary, err
 }
 
-func withoutPath(err error) error {
-	if p, ok := errors.AsType[*fs.PathError](err); ok {
-		return p.Err
-	}
-	return err
-}
-
-func (t *Tool) compile(ctx context.Context, binary []byte) error {
+func (t *Tool) compile(binary []byte) error {
+	ctx := context.Background() // the compiler does not look at it
 	binary, err := boundTables(binary)
 	if err != nil {
 		return err
@@ -288,26 +281,13 @@ func (t *Tool) compile(ctx context.Context, binary []byte) error {
 
 // Close stops calls that run, waits until they have ended, and frees the module.
 func (t *Tool) Close() error {
-	t.mu.Lock()
-	t.closed = true
-	t.mu.Unlock()
+	t.calls.Shut()
 	t.end(ErrClosed)
 	t.calls.Wait()
 	if t.runtime == nil {
 		return nil
 	}
 	return t.runtime.Close(context.Background())
-}
-
-// enter counts a call, unless the tool is closed.
-func (t *Tool) enter() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.closed {
-		return ErrClosed
-	}
-	t.calls.Add(1)
-	return nil
 }
 
 // Name implements [tool.Tool].
@@ -329,8 +309,8 @@ func (t *Tool) Annotations() tool.Annotations {
 // [tool.OutputLimit], or beyond [tool.DefaultMaxOutput] without a guard, wraps [tool.ErrOutputTooLarge], and the end of
 // ctx wraps its cause. No error's text holds what is in the params or what the module wrote.
 func (t *Tool) Run(ctx context.Context, params json.RawMessage) (tool.Output, error) {
-	if err := t.enter(); err != nil {
-		return tool.Output{}, err
+	if !t.calls.Begin() {
+		return tool.Output{}, ErrClosed
 	}
 	defer t.calls.Done()
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -368,7 +348,7 @@ func (t *Tool) instantiate(ctx context.Context, stdin io.Reader, stdout, stderr 
 		c = c.WithEnv(name, t.config.Env[name])
 	}
 	if t.config.Clock {
-		c = c.WithSysWalltime().WithSysNanotime().WithNanosleep(func(ns int64) { sleep(ctx, time.Duration(ns)) })
+		c = c.WithSysWalltime().WithSysNanotime().WithNanosleep(func(ns int64) { _ = sleep.For(ctx, time.Duration(ns)) })
 	}
 	if t.config.Random {
 		c = c.WithRandSource(rand.Reader)
@@ -378,7 +358,7 @@ func (t *Tool) instantiate(ctx context.Context, stdin io.Reader, stdout, stderr 
 	for _, m := range t.config.Mounts {
 		root, err := os.OpenRoot(m.Dir)
 		if err != nil {
-			return fmt.Errorf("mount %s: %w", m.At, withoutPath(err))
+			return fmt.Errorf("mount %s: %w", m.At, ondisk.WithoutPath(err))
 		}
 		defer root.Close()
 		files = files.(sysfs.FSConfig).WithSysFSMount(&folder{root: root, write: m.Write, session: shared}, m.At)
@@ -388,14 +368,4 @@ func (t *Tool) instantiate(ctx context.Context, stdin io.Reader, stdout, stderr 
 		err = errors.Join(err, module.Close(context.WithoutCancel(ctx)))
 	}
 	return err
-}
-
-// sleep lasts as long as the module wants, or until the call is over.
-func sleep(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
 }

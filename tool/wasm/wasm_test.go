@@ -74,7 +74,7 @@ func TestNewRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			config := good
 			c.change(&config)
-			it, err := wasm.New(t.Context(), config)
+			it, err := wasm.New(config)
 			if err == nil {
 				it.Close()
 			}
@@ -216,7 +216,7 @@ func TestSchemaIsThatOfTheConfig(t *testing.T) {
 func TestThousandHungCallsLeaveNothingBehind(t *testing.T) {
 	c := assembled(t, module{code: sleep, imports: []string{"poll_oneoff"}, data: hour, memory: 16}) // 1 MiB each
 	c.Clock = true
-	it, err := wasm.New(t.Context(), c)
+	it, err := wasm.New(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -258,7 +258,7 @@ func heap() uint64 {
 
 func TestCloseStopsCalls(t *testing.T) {
 	t.Parallel()
-	it, err := wasm.New(t.Context(), assembled(t, module{code: yield, imports: []string{"sched_yield"}}))
+	it, err := wasm.New(assembled(t, module{code: yield, imports: []string{"sched_yield"}}))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -94,6 +94,9 @@ type correspondent struct {
 	strange  atomic.Int64
 }
 
+// pace is between two messages of a correspondent.
+const pace = 2 * time.Millisecond
+
 // pump sends until stop is set. A message for which Send fails is sent again if retry is set.
 func (c *correspondent) pump(ctx context.Context, stop *atomic.Bool, retry bool) {
 	for i := 0; !stop.Load(); i++ {
@@ -102,6 +105,7 @@ func (c *correspondent) pump(ctx context.Context, stop *atomic.Bool, retry bool)
 			err := c.Send(ctx, transport.RouteOf(m), m.Raw())
 			if err == nil {
 				c.accepted.Add(1)
+				time.Sleep(pace) // or signing were all that the machine does
 				break
 			}
 			c.failed.Add(1)
@@ -207,10 +211,10 @@ func crowd(t *testing.T, cluster []*nats.Network, c nats.Config, n int) []*speak
 func TestClusterLosesANodeAndRecoversByItself(t *testing.T) {
 	cluster := newCluster(t, nats.Config{})
 	l := correspond(t, crowd(t, cluster, brisk(nats.Config{}), 6), false)
-	l.flows(t, 200)
+	l.flows(t, 50)
 	cluster[1].Kill()
 	at, killed := time.Now(), l.heard()
-	l.flows(t, 200)
+	l.flows(t, 50)
 	t.Logf("core mode: every agent was heard again %v after a node of three was stopped", time.Since(at).Round(time.Millisecond))
 	l.stop()
 	until(t, "what was accepted last arrives", func() bool { return l.settled() })
@@ -251,20 +255,24 @@ func TestDurableClusterLosesANodeAndNothingElse(t *testing.T) {
 	l.flows(t, 50)
 	t.Logf("durable mode: every agent was heard again %v after the stream's leader was stopped", time.Since(at).Round(time.Millisecond))
 	l.stop()
-	until(t, "everything that was accepted is heard", func() bool { return l.heard() >= l.accepted() })
-	missing := 0
+	until(t, "everything that was accepted is heard", func() bool { return l.missing() == 0 })
+	t.Logf("durable mode: %d messages accepted, %d Sends failed and were repeated, %d heard (%d of them after the stop), %d lost, %d refused as replays, %d delivered twice",
+		l.accepted(), l.failed(), l.heard(), l.heard()-killed, l.missing(), l.replays(), l.twice())
+	if l.twice() > 0 || l.strange() > 0 {
+		t.Errorf("%d messages were delivered twice, and %d refused that were no replays", l.twice(), l.strange())
+	}
+}
+
+// missing returns how many messages were accepted and are not heard yet. What a Send that failed has stored is heard too.
+func (l *load) missing() (n int) {
 	for _, s := range l.all {
 		for i := range s.accepted.Load() {
 			if _, ok := l.listener(s).heard.Load(s.id.ID().String() + fmt.Sprint(i)); !ok {
-				missing++
+				n++
 			}
 		}
 	}
-	t.Logf("durable mode: %d messages accepted, %d Sends failed and were repeated, %d heard (%d of them after the stop), %d lost, %d refused as replays, %d delivered twice",
-		l.accepted(), l.failed(), l.heard(), l.heard()-killed, missing, l.replays(), l.twice())
-	if missing > 0 || l.twice() > 0 || l.strange() > 0 {
-		t.Errorf("%d accepted messages were lost, %d delivered twice, %d refused that were no replays", missing, l.twice(), l.strange())
-	}
+	return n
 }
 
 // listener returns who hears a correspondent.

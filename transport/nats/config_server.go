@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nkeys"
+
+	"github.com/converge-agents/converge/internal/loopback"
 )
 
 // Defaults of a [Server] and a [Cluster].
@@ -191,14 +193,9 @@ func (s Server) checkListen(field, address string, restricted bool, remedy strin
 		wrong(field, "%.80q is not host:port", address)
 		return
 	}
-	if !isLoopback(host) && !restricted && !s.OpenUnsafe {
+	if !loopback.Is(host) && !restricted && !s.OpenUnsafe {
 		wrong(field, "%s can be reached from other machines: set %s, or use a loopback address", address, remedy)
 	}
-}
-
-func isLoopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 func (s Server) checkCluster(wrong complain) {

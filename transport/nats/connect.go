@@ -3,6 +3,7 @@ package nats
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	client "github.com/nats-io/nats.go"
@@ -53,6 +54,20 @@ func (c *Config) reach(o *client.Options) (err error) {
 	return c.login(o)
 }
 
+// maxDials is how often a broker is dialled that pings before it has let us in.
+const maxDials = 3
+
+// dial is o.Connect, once more if the broker pinged before it had let us in: it pings who takes two seconds for that, and
+// the library takes the ping for a wrong answer.
+func dial(o *client.Options) (conn *client.Conn, err error) {
+	for range maxDials {
+		if conn, err = o.Connect(); err == nil || !strings.HasSuffix(err.Error(), "expected 'PONG', got 'PING'") {
+			break
+		}
+	}
+	return conn, err
+}
+
 // connect is o.Connect that ends with ctx. A connection that is made after that is closed.
 func connect(ctx context.Context, o *client.Options) (*client.Conn, error) {
 	type made struct {
@@ -61,7 +76,7 @@ func connect(ctx context.Context, o *client.Options) (*client.Conn, error) {
 	}
 	done := make(chan made, 1)
 	go func() {
-		conn, err := o.Connect()
+		conn, err := dial(o)
 		done <- made{conn, err}
 	}()
 	select {

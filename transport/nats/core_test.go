@@ -35,7 +35,7 @@ func TestRecipientThatLeavesIsNoticed(t *testing.T) {
 
 // TestKnownRecipientCostsNoRoundTrip cuts off the broker's answers: what is sent does not wait for them.
 func TestKnownRecipientCostsNoRoundTrip(t *testing.T) {
-	f := newApart(t, nats.Config{}, nats.Config{})
+	f := newApart(t, nats.Config{}, nats.Config{}) // an answer is missed after 45 s
 	alice := &agent{f.Transport(t, newIdentity(t)).(*nats.Endpoint), t, nil}
 	bob := join(t, newNetwork(t, nats.Config{URL: "nats://" + f.broker.Addr().String()}))
 	if err := alice.Start(t.Context()); err != nil {
@@ -47,7 +47,7 @@ func TestKnownRecipientCostsNoRoundTrip(t *testing.T) {
 	for _, p := range f.paths {
 		p.proxy.Stall(transporttest.Backward)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience/3)
 	defer cancel()
 	for i := range 100 {
 		if err := alice.Send(ctx, bob.route(), fmt.Append(nil, i)); err != nil {
@@ -260,6 +260,7 @@ func TestGroupNamesAreChecked(t *testing.T) {
 
 // TestSlowConsumerShedsTopicsAndSaysSo: topics do not wait for subscribers.
 func TestSlowConsumerShedsTopicsAndSaysSo(t *testing.T) {
+	began := time.Now()
 	var log logbook
 	n := newNetwork(t, nats.Config{Pending: 100, Logger: log.logger(slog.LevelWarn)})
 	alice, bob := join(t, n), join(t, n, "t")
@@ -271,7 +272,7 @@ func TestSlowConsumerShedsTopicsAndSaysSo(t *testing.T) {
 	if refused := n.Stats().Refused["slow_consumer"]; refused != frames-50 {
 		t.Errorf(`Refused["slow_consumer"] is %d, want %d`, refused, frames-50)
 	}
-	if lines := log.lines("slow_consumer"); lines < 1 || lines > 10 {
+	if lines := log.lines("slow_consumer"); lines < 1 || lines > 2+int(time.Since(began)/time.Second) {
 		t.Errorf("%d lines in the log, want one a second at most", lines)
 	}
 	for i := range 50 { // one sender's share
@@ -295,7 +296,7 @@ func TestPendingBytesBoundWhatWaits(t *testing.T) {
 func TestSendersNeedNotWait(t *testing.T) {
 	n := newNetwork(t, nats.Config{WhenFull: transport.DropNewest, Pending: 100})
 	alice, bob := join(t, n), join(t, n)
-	const frames = 20_000 // far more than the window
+	const frames = 5000 // far more than the window
 	for i := range frames {
 		alice.send(bob.route(), fmt.Sprint(i))
 	}

@@ -150,15 +150,16 @@ func TestStoredMessagesOfARevokedSenderAreDropped(t *testing.T) {
 // TestLostAcknowledgementIsMadeUpFor: a frame comes again that the agent does not acknowledge in time, but
 // the agent does not see it while it still has it.
 func TestLostAcknowledgementIsMadeUpFor(t *testing.T) {
+	t.Parallel()
 	c := durable(t)
-	c.Durable.AckWait = 200 * time.Millisecond
+	c.Durable.AckWait = time.Second // of which a busy machine may take some
 	n := newNetwork(t, c)
 	alice, bob := join(t, n), join(t, n)
 	alice.send(bob.route(), "slowly")
 	alice.send(bob.route(), "meanwhile")
 	slow := bob.nextFrame()
 	bob.expect("meanwhile")
-	ctx, cancel := context.WithTimeout(t.Context(), 3*c.Durable.AckWait)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*c.Durable.AckWait+c.Durable.AckWait/2)
 	defer cancel()
 	if frame, err := bob.Receive(ctx); err == nil {
 		t.Errorf("%q came a second time while the agent had it", frame.Data)
@@ -177,8 +178,9 @@ func TestLostAcknowledgementIsMadeUpFor(t *testing.T) {
 
 // TestFrameThatIsNeverDealtWithComesAgain: one that the agent has lost does not occupy a place for ever.
 func TestFrameThatIsNeverDealtWithComesAgain(t *testing.T) {
+	t.Parallel()
 	c := durable(t)
-	c.Durable.AckWait, c.Durable.InFlight = 100*time.Millisecond, 1
+	c.Durable.AckWait, c.Durable.InFlight = time.Second, 1 // acknowledgements may take some of it
 	n := newNetwork(t, c)
 	alice, bob := join(t, n), join(t, n)
 	alice.send(bob.route(), "lost")
@@ -230,8 +232,11 @@ func TestDurableSendWaitsForRoomOrSaysThatThereIsNone(t *testing.T) {
 		for i := range 10 {
 			alice.send(bob.route(), fmt.Sprint(i))
 		}
-		enough := errors.New("enough")
-		ctx, cancel := context.WithTimeoutCause(t.Context(), 300*time.Millisecond, enough)
+		enough, most := errors.New("enough"), patience
+		if policy == transport.Block {
+			most = 300 * time.Millisecond
+		}
+		ctx, cancel := context.WithTimeoutCause(t.Context(), most, enough)
 		err := alice.Send(ctx, bob.route(), []byte("one more"))
 		cancel()
 		if policy == transport.Block && !errors.Is(err, enough) || policy == transport.DropNewest && !errors.Is(err, transport.ErrQueueFull) {

@@ -66,7 +66,13 @@ func (f *apart) Transport(t *testing.T, id *identity.Identity) transport.Transpo
 	}
 	c := f.config
 	c.URL = "nats://" + p.proxy.Addr()
-	return newNetwork(t, c).Endpoint(id)
+	n := newNetwork(t, c)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("%s: %+v", id, n.Stats())
+		}
+	})
+	return n.Endpoint(id)
 }
 
 // Crowd is agents that are not in such a hurry: a thousand of them keep this machine busy.
@@ -132,7 +138,7 @@ func (f *apart) Heal(a, b identity.ID) {
 
 // brisk is for tests that break things.
 func brisk(c nats.Config) nats.Config {
-	c.IdleTimeout = 3 * time.Second // a busy machine must not take the living for dead
+	c.IdleTimeout = 5 * time.Second // a busy machine must not take the living for dead
 	c.ConnectTimeout = 3 * time.Second
 	c.Grace = 300 * time.Millisecond
 	c.BackoffMin = 20 * time.Millisecond

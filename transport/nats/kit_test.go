@@ -18,7 +18,7 @@ import (
 )
 
 // patience bounds what should happen soon; only a failing test ever waits that long.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // agent is an endpoint in a test.
 type agent struct {

@@ -41,7 +41,7 @@ func open(ctx context.Context, c *Config, n *counters, agent string, b *broker, 
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, l.end)
-	l.conn, err = options.Connect()
+	l.conn, err = dial(&options)
 	if !stop() {
 		err = context.Cause(ctx)
 		if l.conn != nil {

@@ -217,7 +217,8 @@ func TestOtherAgentAtAPeersAddressIsRefused(t *testing.T) {
 
 // TestHandshakeThatTricklesIsReaped sends a byte now and then; the time for all of it is what counts.
 func TestHandshakeThatTricklesIsReaped(t *testing.T) {
-	alice, bob := pair(t, tcp.Config{HandshakeTimeout: 200 * time.Millisecond})
+	t.Parallel()
+	alice, bob := pair(t, tcp.Config{HandshakeTimeout: 2 * time.Second}) // in which an honest one is made on a busy machine too
 	conn := dial(t, bob)
 	for _, b := range "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + strings.Repeat("x", 500) {
 		if _, err := conn.Write([]byte{byte(b)}); err != nil {
@@ -233,6 +234,7 @@ func TestHandshakeThatTricklesIsReaped(t *testing.T) {
 
 // TestPeersThatTurnBad attacks bob from within, by a peer whose key is proved.
 func TestPeersThatTurnBad(t *testing.T) {
+	t.Parallel()
 	long := strings.Repeat("x", 600)
 	for name, c := range map[string]struct {
 		attack func(*testing.T, *tls.Conn)
@@ -247,8 +249,9 @@ func TestPeersThatTurnBad(t *testing.T) {
 		"a silent connection": {func(*testing.T, *tls.Conn) {}, mesh.Idle},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			alice, bob := pair(t, malloryIsAPeer(t, tcp.Config{
-				ProgressTimeout: 200 * time.Millisecond, IdleTimeout: 2 * time.Second, MinRate: 1 << 20,
+				ProgressTimeout: time.Second, IdleTimeout: 3 * time.Second, MinRate: 1 << 20,
 			}))
 			conn := impostor(t, mallory, bob)
 			enters(t, conn)
@@ -350,8 +353,9 @@ func TestDuplicateConnectionsReplaceEachOther(t *testing.T) {
 
 // TestPeerThatNeverReads: what is for it waits, is bounded, and ends; others are not delayed.
 func TestPeerThatNeverReads(t *testing.T) {
+	t.Parallel()
 	alice, bob := pair(t, malloryIsAPeer(t, tcp.Config{
-		ProgressTimeout: 300 * time.Millisecond, MinRate: 64 << 20, Grace: 100 * time.Millisecond, Queue: 1 << 20,
+		ProgressTimeout: time.Second, MinRate: 64 << 20, Grace: 2 * time.Second, Queue: 1 << 20,
 	}))
 	conn := impostor(t, mallory, bob)
 	enters(t, conn)
@@ -373,7 +377,7 @@ func TestPeerThatNeverReads(t *testing.T) {
 			if !errors.Is(err, transport.ErrUnreachable) {
 				t.Errorf("Send to a peer that never reads: %v", err)
 			}
-		default:
+		case <-time.After(20 * time.Millisecond):
 		}
 	}
 	bob.refused(mesh.Stalled, 1)

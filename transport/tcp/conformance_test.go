@@ -36,12 +36,13 @@ var _ interface {
 	transporttest.Crowder
 } = (*fabric)(nil)
 
-// brisk has short times, so that what the suite waits for happens soon.
+// brisk has short times, so that what the suite waits for happens soon, but not so short that a busy machine is taken for
+// a fault: agents connect within the grace, and answer within the idle timeout.
 var brisk = tcp.Config{
 	Listen:           "127.0.0.1:0",
-	HandshakeTimeout: 5 * time.Second,
-	IdleTimeout:      1500 * time.Millisecond,
-	Grace:            1500 * time.Millisecond,
+	HandshakeTimeout: 10 * time.Second,
+	IdleTimeout:      3 * time.Second,
+	Grace:            3 * time.Second,
 	MinBackoff:       20 * time.Millisecond,
 	MaxBackoff:       200 * time.Millisecond,
 	Linger:           time.Second,

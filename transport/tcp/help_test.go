@@ -25,7 +25,7 @@ import (
 func TestMain(m *testing.M) { transporttest.Main(m) }
 
 // patience bounds what should happen at once; only a failing test ever waits that long.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // journal keeps what is logged.
 type journal struct {

@@ -13,7 +13,7 @@ import (
 )
 
 // patience bounds what should happen soon; only a failing test ever waits that long.
-var patience = 30 * time.Second
+var patience = time.Minute
 
 // pause separates two looks at what should happen soon.
 func pause() { time.Sleep(2 * time.Millisecond) }

@@ -34,7 +34,7 @@ func testOrder(t *testing.T, c *cast) {
 }
 
 func testManySenders(t *testing.T, c *cast) {
-	const senders, each = 8, 200
+	const senders = 8
 	bob := c.enter()
 	var sending sync.WaitGroup
 	for s := range senders {
@@ -66,8 +66,7 @@ func testManySenders(t *testing.T, c *cast) {
 func testDuplicates(t *testing.T, c *cast) {
 	alice, bob, mallory := c.play(), c.play("t"), c.play()
 	s, marker := newStream(alice, bob), newStream(mallory, bob)
-	const messages = 100
-	for s.next < messages {
+	for s.next < doubled {
 		s.topic = ""
 		if s.next%2 == 1 {
 			s.topic = "t"
@@ -80,8 +79,8 @@ func testDuplicates(t *testing.T, c *cast) {
 	s.topic = ""
 	s.pour(1)
 	marker.pour(1) // and so all of mallory's copies have arrived too
-	if got := len(bob.heardFrom(alice, 0)); got != messages+1 {
-		t.Errorf("%d messages were delivered, want %d", got, messages+1)
+	if got := len(bob.heardFrom(alice, 0)); got != doubled+1 {
+		t.Errorf("%d messages were delivered, want %d", got, doubled+1)
 	}
 	s.audit(false) // mallory may have been faster
 }
@@ -91,16 +90,15 @@ func testDuplicates(t *testing.T, c *cast) {
 func testShuffled(t *testing.T, c *cast) {
 	alice, bob := c.play(), c.play()
 	s := newStream(alice, bob)
-	const messages = 300
 	var frames []string
-	for range messages {
+	for range shuffled {
 		frames = append(frames, s.signNext())
 	}
-	rand.Shuffle(messages, func(i, j int) { frames[i], frames[j] = frames[j], frames[i] })
+	rand.Shuffle(shuffled, func(i, j int) { frames[i], frames[j] = frames[j], frames[i] })
 	for _, frame := range frames {
 		alice.mustSend(bob.direct(), frame)
 	}
-	until(t, "all messages arrive", func() bool { return len(bob.heardFrom(alice, 0)) == messages })
+	until(t, "all messages arrive", func() bool { return len(bob.heardFrom(alice, 0)) == shuffled })
 	s.audit(false)
 }
 
@@ -111,15 +109,15 @@ func testReplay(t *testing.T, c *cast) {
 	for range 3 {
 		there.through()
 		back.through()
-		there.pour(20)
-		back.pour(20)
+		there.pour(aside)
+		back.pour(aside)
 		carrier.Replay(alice.id.ID(), bob.id.ID())
 		carrier.Replay(bob.id.ID(), alice.id.ID())
 	}
 	there.through()
 	back.through()
-	there.pour(100)
-	back.pour(100)
+	there.pour(replayed)
+	back.pour(replayed)
 	there.audit(true)
 	back.audit(true)
 }
@@ -129,14 +127,13 @@ func testReorder(t *testing.T, c *cast) {
 	s := newStream(alice, bob)
 	carrier := c.fabric.(Reorderer)
 	carrier.Reorder(alice.id.ID(), bob.id.ID())
-	const messages = 300
-	for range messages {
+	for range shuffled {
 		if err := s.send(); err != nil {
 			t.Fatalf("Send over a path that changes the order: %v", err)
 		}
 	}
 	carrier.Heal(alice.id.ID(), bob.id.ID())
 	s.pour(1)
-	until(t, "all messages arrive", func() bool { return len(bob.heardFrom(alice, 0)) == messages+1 })
+	until(t, "all messages arrive", func() bool { return len(bob.heardFrom(alice, 0)) == shuffled+1 })
 	s.audit(false)
 }

@@ -20,6 +20,9 @@ const (
 // dialTimeout bounds a proxy's dialling of its target, which is on this machine.
 const dialTimeout = 5 * time.Second
 
+// socketBuffer is how many bytes each socket of a proxy may hold, each way.
+const socketBuffer = 64 << 10
+
 // Proxy is a TCP proxy on loopback that can break, silence, slow and repeat what passes. It stands
 // between a dialler and a target that is set with [Proxy.Target]. Faults add up, hold for connections
 // that are open and for new ones unless it says otherwise, and end with [Proxy.Heal]. All methods are
@@ -226,6 +229,8 @@ func (p *Proxy) connect(dialler *net.TCPConn) {
 func (p *Proxy) refuses() bool { return p.closed || p.faults.cut || p.target == "" }
 
 func (p *Proxy) join(dialler, target *net.TCPConn) {
+	narrow(dialler)
+	narrow(target)
 	l := newLink(dialler, target)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -239,4 +244,10 @@ func (p *Proxy) join(dialler, target *net.TCPConn) {
 	for _, f := range l.flows {
 		p.running.Go(func() { p.carry(l, f) })
 	}
+}
+
+// narrow has a connection hold little: what waits for a receiver waits at its sender.
+func narrow(c *net.TCPConn) {
+	c.SetReadBuffer(socketBuffer)
+	c.SetWriteBuffer(socketBuffer)
 }

@@ -30,7 +30,7 @@ func testRequest(t *testing.T, c *cast) {
 	})
 	var asking sync.WaitGroup
 	for i := range 4 {
-		asking.Go(func() { alice.ask(bob, i*100, 25) })
+		asking.Go(func() { alice.ask(bob, i*100, questions) })
 	}
 	asking.Wait()
 }
@@ -76,8 +76,8 @@ func (h *hooked) tell(ctx context.Context, d message.Draft) {
 	}
 }
 
-func (h *hooked) ask(whom *hooked, first, questions int) {
-	for i := range questions {
+func (h *hooked) ask(whom *hooked, first, n int) {
+	for i := range n {
 		ctx, cancel := h.soon()
 		question := fmt.Sprint("question ", first+i)
 		answer, err := h.hooked.Request(ctx, message.Draft{To: whom.id.ID(), Body: []byte(question)})

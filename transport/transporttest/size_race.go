@@ -16,5 +16,14 @@ const (
 	cuts      = 2
 	closings  = 2
 	hectic    = 100
+	breath    = 4
+	each      = 50
+	shuffled  = 100
+	doubled   = 30
+	replayed  = 25
+	rounds    = 20
+	questions = 8
+	garbled   = 1500
+	fickle    = 100
 	knock     = 20 * time.Millisecond
 )

@@ -12,8 +12,8 @@ import (
 
 func TestMalformedOnASoundTransport(t *testing.T) {
 	expectNoLeak(t)
-	r := Malformed(t, newLab(t, Blocks, 0, nil), MalformedConfig{Frames: 5000})
-	if r.Frames != 5000 || r.Failed != 0 || r.Honest == 0 || r.Refused["bad_signature"] == 0 || r.Refused["malformed"] == 0 || r.Refused["unknown_sender"] == 0 {
+	r := Malformed(t, newLab(t, Blocks, 0, nil), MalformedConfig{Frames: garbled})
+	if r.Frames != garbled || r.Failed != 0 || r.Honest == 0 || r.Refused["bad_signature"] == 0 || r.Refused["malformed"] == 0 || r.Refused["unknown_sender"] == 0 {
 		t.Error(r)
 	}
 }

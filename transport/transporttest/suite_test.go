@@ -18,6 +18,9 @@ func TestSoundTransportPasses(t *testing.T) {
 func TestOtherPoliciesPass(t *testing.T) {
 	for name, policy := range map[string]Overflow{"Refuses": Refuses, "Sheds": Sheds} {
 		t.Run(name, func(t *testing.T) {
+			for _, test := range memoryTests {
+				t.Run(test.name, func(t *testing.T) { test.run(t, newCast(t, newLab(t, policy, 0, nil))) })
+			}
 			for _, test := range pressureTests {
 				t.Run(test.name, func(t *testing.T) {
 					t.Parallel()
@@ -100,7 +103,7 @@ type trial struct {
 }
 
 func (r *trial) run(ctx context.Context) {
-	child := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestDefect$/^"+r.test+"$", "-test.v", "-test.timeout=20s")
+	child := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestDefect$/^"+r.test+"$", "-test.v", "-test.timeout=2m")
 	child.Env = append(os.Environ(), defectVariable+"="+r.defect, "GORACE=atexit_sleep_ms=0") // it need not wait a second at its end
 	output, err := child.CombinedOutput()
 	r.output, r.err = string(output), err

@@ -87,6 +87,8 @@ func groups() []group {
 		{"contract", always, false, contractTests},
 		{"order", always, false, orderTests},
 		{"load", always, false, loadTests},
+		{"away", always, true, awayTests},
+		{"memory", always, false, memoryTests},
 		{"pressure", always, true, pressureTests},
 		{"large frames", has[Limits], false, sizeTests},
 		{"cut", has[Cutter], true, cutTests},

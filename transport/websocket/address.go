@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/loopback"
 	"github.com/converge-agents/converge/internal/mesh"
 )
 
@@ -52,7 +53,7 @@ func (c Config) parseURL(address string) (*url.URL, error) {
 		return nil, errors.New("the URL names no host")
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "":
 		return nil, errors.New("the URL has more than a host and a path")
-	case u.Scheme == "ws" && !c.InsecurePlaintext && !isLoopback(u.Hostname()):
+	case u.Scheme == "ws" && !c.InsecurePlaintext && !loopback.Is(u.Hostname()):
 		return nil, fmt.Errorf("ws:// to %.100q would be open to the network: use wss://, or set InsecurePlaintext", u.Hostname())
 	}
 	if u.Path == "" || u.Path == "/" {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/loopback"
 	"github.com/converge-agents/converge/internal/mesh"
 	"github.com/converge-agents/converge/transport"
 )
@@ -202,7 +203,7 @@ func (c Config) checkListen() error {
 	if c.Listen == "" || c.Proof == Certificate || c.InsecurePlaintext {
 		return nil
 	}
-	if err != nil || !isLoopback(host) {
+	if err != nil || !loopback.Is(host) {
 		return fault("Listen: plain HTTP on %q would be open to the network: listen on a loopback address behind a proxy, or set InsecurePlaintext", c.Listen)
 	}
 	return nil
@@ -224,15 +225,6 @@ func (c Config) checkOrigins() error {
 		}
 	}
 	return nil
-}
-
-// isLoopback reports whether host means this machine whatever a resolver says.
-func isLoopback(host string) bool {
-	if strings.EqualFold(host, "localhost") {
-		return true
-	}
-	addr, err := netip.ParseAddr(host)
-	return err == nil && addr.Unmap().IsLoopback()
 }
 
 // fault is an error that begins with the name of a field, to which a caller adds the name of the struct.

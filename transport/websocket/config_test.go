@@ -94,11 +94,20 @@ func TestAddPeerChecksTheAddress(t *testing.T) {
 
 // TestConfigHasAllThatTheMeshHas: no bound of the mesh may be beyond the reach of a configuration.
 func TestConfigHasAllThatTheMeshHas(t *testing.T) {
-	ours, theirs := reflect.TypeFor[websocket.Config](), reflect.TypeFor[mesh.Config]()
-	for i := range theirs.NumField() {
-		field := theirs.Field(i)
-		if own, ok := ours.FieldByName(field.Name); !ok || own.Type != field.Type && field.Name != "Peers" {
+	var config websocket.Config
+	ours, names := reflect.ValueOf(&config).Elem(), reflect.TypeFor[mesh.Config]()
+	for i := range names.NumField() {
+		if field := ours.FieldByName(names.Field(i).Name); field.CanInt() {
+			field.SetInt(int64(i + 1))
+		}
+	}
+	theirs := reflect.ValueOf(config.Mesh())
+	for i := range names.NumField() {
+		field := names.Field(i)
+		if own := ours.FieldByName(field.Name); !own.IsValid() || own.Type() != field.Type && field.Name != "Peers" {
 			t.Errorf("websocket.Config lacks %s %s", field.Name, field.Type)
+		} else if value := theirs.Field(i); value.CanInt() && value.Int() != own.Int() {
+			t.Errorf("the mesh gets %s = %v, want %v", field.Name, value, own)
 		}
 	}
 }

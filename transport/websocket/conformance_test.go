@@ -25,9 +25,9 @@ const maxFrame = 1<<20 + 64<<10
 // fast makes faults pass quickly, but not so quickly that a busy machine is taken for one.
 func fast(c websocket.Config) websocket.Config {
 	c.Listen = "127.0.0.1:0"
-	c.HandshakeTimeout = 5 * time.Second
-	c.IdleTimeout = 2 * time.Second
-	c.Grace = time.Second
+	c.HandshakeTimeout = 10 * time.Second
+	c.IdleTimeout = 3 * time.Second
+	c.Grace = 3 * time.Second
 	c.MinBackoff, c.MaxBackoff = 20*time.Millisecond, 200*time.Millisecond
 	c.Linger = time.Second
 	c.Logger = slog.New(slog.DiscardHandler)
@@ -128,7 +128,7 @@ func (f *fabric) MaxFrame() int { return maxFrame }
 // Crowd implements transporttest.Crowder.
 func (f *fabric) Crowd(t *testing.T, hub *identity.Identity, others []*identity.Identity) (transport.Transport, []transport.Transport) {
 	t.Helper()
-	f.config.HandshakeTimeout, f.config.IdleTimeout = 10*time.Second, 20*time.Second // a thousand share the machine
+	f.config.HandshakeTimeout, f.config.IdleTimeout, f.config.Grace = 10*time.Second, 20*time.Second, 10*time.Second // a thousand share the machine
 	center := f.hire(t, hub)
 	center.listens = func(addr string) {
 		if f.front != nil {

@@ -3,6 +3,7 @@ package websocket_test
 import (
 	"context"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,8 +15,9 @@ import (
 
 // TestTrickleIsEnded has each byte come just before one would give up waiting for it: the rate is too low.
 func TestTrickleIsEnded(t *testing.T) {
+	t.Parallel()
 	inBothModes(t, func(t *testing.T, proof websocket.Proof) {
-		s := newScene(t, proof, func(c *websocket.Config) { c.ProgressTimeout, c.MinRate = 300*time.Millisecond, 1<<20 })
+		s := newScene(t, proof, func(c *websocket.Config) { c.ProgressTimeout, c.MinRate = time.Second, 1<<20 })
 		message := wsFrame(fin|opBinary, meshFrame(0, make([]byte, 64<<10)))
 		for name, trickle := range map[string]func(i *intruder, b byte) error{
 			"a message byte by byte": func(i *intruder, b byte) error { return i.write([]byte{b}) },
@@ -44,9 +46,10 @@ func TestTrickleIsEnded(t *testing.T) {
 
 // TestPeerThatNeverReadsIsDisconnected has mallory take nothing of what she is sent.
 func TestPeerThatNeverReadsIsDisconnected(t *testing.T) {
+	t.Parallel()
 	inBothModes(t, func(t *testing.T, proof websocket.Proof) {
 		s := newScene(t, proof, func(c *websocket.Config) {
-			c.ProgressTimeout, c.MinRate, c.Grace = 500*time.Millisecond, 1<<20, 10*time.Millisecond
+			c.ProgressTimeout, c.MinRate, c.Grace = time.Second, 1<<20, 10*time.Millisecond
 		})
 		i := s.join(s.mallory)
 		s.until("mallory is connected", func() bool { return s.network.Connected(s.mallory.ID()) })
@@ -145,9 +148,39 @@ func TestCapsOnConnections(t *testing.T) {
 	})
 }
 
+// TestPingIsAnsweredHoweverLongNothingWasWritten: the time that the last write had is no time for what comes after it.
+func TestPingIsAnsweredHoweverLongNothingWasWritten(t *testing.T) {
+	t.Parallel()
+	inBothModes(t, func(t *testing.T, proof websocket.Proof) {
+		t.Parallel()
+		s := newScene(t, proof, func(c *websocket.Config) { c.ProgressTimeout, c.MinRate = time.Second, 1<<20 })
+		i := s.join(s.mallory)
+		s.until("mallory is connected", func() bool { return s.network.Connected(s.mallory.ID()) })
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		var reading sync.WaitGroup
+		defer reading.Wait()
+		defer cancel()
+		reading.Go(func() { // the answers, too
+			for err := error(nil); err == nil; _, _, err = i.ws.Read(ctx) {
+			}
+		})
+		for range 3 {
+			time.Sleep(500 * time.Millisecond)
+			if err := i.ws.Ping(ctx); err != nil {
+				t.Fatalf("a ping is not answered: %v", err)
+			}
+		}
+		if stats := s.network.Stats(); stats.Closed != 0 {
+			t.Errorf("the connection has ended: %+v\n%s", stats, s.log)
+		}
+		s.honest()
+	})
+}
+
 func TestEndIsAnnounced(t *testing.T) {
 	inBothModes(t, func(t *testing.T, proof websocket.Proof) {
-		s := newScene(t, proof, func(c *websocket.Config) { c.Linger = 100 * time.Millisecond })
+		s := newScene(t, proof, nil)
 		i := s.join(s.mallory)
 		s.until("mallory is connected", func() bool { return s.network.Connected(s.mallory.ID()) })
 		s.network.RemovePeer(s.mallory.ID())

@@ -27,7 +27,7 @@ type door struct {
 
 // ServeHTTP implements [http.Handler].
 func (d door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if !d.network.begin() {
+	if !d.network.running.Begin() {
 		answer(w, http.StatusServiceUnavailable)
 		return
 	}

@@ -8,7 +8,11 @@ import (
 
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/internal/cose"
+	"github.com/converge-agents/converge/internal/mesh"
 )
+
+// Mesh returns what the mesh gets.
+func (c Config) Mesh() mesh.Config { return c.mesh() }
 
 // ProveClient runs the client's side of a challenge on a connection without TLS.
 func ProveClient(ctx context.Context, ws *websocket.Conn, me *identity.Identity, server identity.ID, host string) error {

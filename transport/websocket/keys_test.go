@@ -64,6 +64,10 @@ func TestOperationalKeysAreProvedAndRotated(t *testing.T) {
 	})
 }
 
+// promptly is within a second, which package mesh proves by a clock of its own, and what a busy machine adds to it. It is
+// much less than it takes to find out that a peer is silent.
+const promptly = 10 * time.Second
+
 func TestRevokedPeerIsDisconnected(t *testing.T) {
 	inBothModes(t, func(t *testing.T, proof websocket.Proof) {
 		k := newKeyed(t, proof)
@@ -76,7 +80,7 @@ func TestRevokedPeerIsDisconnected(t *testing.T) {
 			t.Fatal(err)
 		}
 		k.until("bob is disconnected", func() bool { return k.network.Stats().Connections == 0 })
-		if took := time.Since(begin); took > time.Second {
+		if took := time.Since(begin); took > promptly {
 			t.Errorf("disconnected after %v", took)
 		}
 		k.until("bob is refused when he comes back", func() bool { return k.network.Stats().Refused["revoked"] >= 3 })

@@ -171,7 +171,7 @@ func (s *stream) code() websocket.StatusCode {
 	if reason := s.reason.Load(); reason != nil {
 		return codeOf(*reason)
 	}
-	if s.network.isClosing() {
+	if s.network.running.IsShut() {
 		return websocket.StatusGoingAway
 	}
 	return websocket.StatusNormalClosure

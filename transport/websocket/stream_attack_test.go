@@ -77,6 +77,7 @@ func TestBytesOfAHostilePeer(t *testing.T) {
 		}},
 	} {
 		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) {
+			t.Parallel()
 			inBothModes(t, func(t *testing.T, proof websocket.Proof) {
 				s := newScene(t, proof, func(c *websocket.Config) { c.ProgressTimeout = time.Second })
 				i := s.join(s.mallory)

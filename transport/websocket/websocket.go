@@ -24,6 +24,7 @@ import (
 	"sync"
 
 	"github.com/converge-agents/converge/identity"
+	"github.com/converge-agents/converge/internal/inflight"
 	"github.com/converge-agents/converge/internal/mesh"
 	"github.com/converge-agents/converge/transport"
 )
@@ -40,9 +41,7 @@ type Network struct {
 	config Config
 	mesh   *mesh.Network
 
-	mu      sync.Mutex // guards closing, and running.Add against running.Wait
-	closing bool
-	running sync.WaitGroup // requests
+	running inflight.Group // requests
 	leaving sync.WaitGroup // streams that are being closed
 }
 
@@ -109,30 +108,11 @@ func (n *Network) Handler() http.Handler { return door{network: n, proof: Challe
 // Close closes the endpoints and the listener, and waits for everything that the network has started,
 // requests to the Handler included. Closing twice is fine.
 func (n *Network) Close() error {
-	n.mu.Lock()
-	n.closing = true
-	n.mu.Unlock()
+	n.running.Shut()
 	err := n.mesh.Close()
 	n.running.Wait()
 	n.leaving.Wait()
 	return err
-}
-
-// begin counts a request as running, unless the network is closing.
-func (n *Network) begin() bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.closing {
-		return false
-	}
-	n.running.Add(1)
-	return true
-}
-
-func (n *Network) isClosing() bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.closing
 }
 
 func (n *Network) warn() {
