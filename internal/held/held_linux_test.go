@@ -4,12 +4,13 @@ import (
 	"os"
 	"os/exec"
 	"testing"
+	"time"
 
 	"github.com/converge-agents/converge/internal/held"
 )
 
 func TestEachKindIsCounted(t *testing.T) {
-	before := held.Now(t)
+	before := settled(t)
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -40,4 +41,19 @@ func TestEachKindIsCounted(t *testing.T) {
 	r.Close()
 	w.Close()
 	before.Plus(held.Held{Descriptors: 2}).AtMost(t) // what the runtime polls with, once it does
+}
+
+// settled looks until nothing changes any more: what an earlier test has ended takes a moment to be gone.
+func settled(t *testing.T) held.Held {
+	t.Helper()
+	before := held.Now(t)
+	for range 500 {
+		time.Sleep(10 * time.Millisecond)
+		now := held.Now(t)
+		if now == before {
+			break
+		}
+		before = now
+	}
+	return before
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"runtime"
 	"strconv"
 	"strings"
@@ -129,8 +130,27 @@ func testPressure(t *testing.T, c *cast) {
 // reaches sends until a frame has arrived, so that the path is there: what comes next is about the receiver.
 func (a *actor) reaches(to *actor) {
 	a.t.Helper()
-	until(a.t, "an agent is reached", func() bool { return a.trySend(a.t.Context(), to.direct(), []byte("are you there?")) == nil })
-	to.expect("are you there?")
+	n := 0
+	until(a.t, "an agent is reached", func() bool {
+		n++
+		probe := fmt.Sprint("are you there? ", n)
+		return a.trySend(a.t.Context(), to.direct(), []byte(probe)) == nil && to.hears(probe)
+	})
+}
+
+// hears reports whether the frame arrives soon, after others; where two agents dial each other, one connection goes, and
+// may take it along.
+func (a *actor) hears(frame string) bool {
+	ctx, cancel := context.WithTimeout(a.t.Context(), 2*time.Second)
+	defer cancel()
+	for {
+		switch got, err := a.receive(ctx); {
+		case err != nil:
+			return false
+		case string(got) == frame:
+			return true
+		}
+	}
 }
 
 func checkPolicy(t *testing.T, policy Overflow, ended bool, pushers []*pusher) {
