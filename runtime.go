@@ -222,18 +222,17 @@ func (r *Runtime) runStarted(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	r.giveUp = cancel
-	var receiving sync.WaitGroup
-	receiving.Go(func() { r.receive(ctx, cancel) })
+	coming := r.startReceiving(ctx, cancel)
+	defer coming.end()
 	defer r.tendSealing(ctx)()
-	stopReceiving := func() { cancel(nil); receiving.Wait() }
 	leave, err := r.join(ctx)
 	if err != nil {
-		stopReceiving()
+		coming.stop()
 		return errors.Join(err, r.close(ctx))
 	}
 	turns, end := outlast(ctx, r.config.DrainTimeout)
 	defer end()
-	return r.finish(turns, r.loop(ctx, turns), leave, stopReceiving)
+	return r.finish(turns, r.loop(ctx, turns), leave, coming)
 }
 
 // outlast returns a context that ends d after ctx does.
@@ -308,11 +307,11 @@ type membership struct{ network, tasks, pools func() }
 
 // finish ends the agent in order: nothing comes any more, what has come is dealt with, and only then does
 // the agent withdraw, so that what it says to the end can be verified. What it holds is given back.
-func (r *Runtime) finish(ctx context.Context, cause error, leave membership, stopReceiving func()) error {
+func (r *Runtime) finish(ctx context.Context, cause error, leave membership, coming reception) error {
 	r.state.Store(int32(StateDraining))
 	defer r.trail.stopped(cause)
-	stopReceiving()
-	defer r.receiveAnswers(ctx)()
+	coming.stop()
+	defer coming.end()
 	r.drain(ctx)
 	leave.network()
 	leave.tasks()
@@ -325,6 +324,26 @@ func (r *Runtime) finish(ctx context.Context, cause error, leave membership, sto
 }
 
 var errTransport = errors.New("the transport failed")
+
+// reception is what moves messages to the agent. Ending it has two steps: from stop on, nothing comes but the answers to
+// what the agent asks while it finishes what it has begun; from end on, nothing at all.
+type reception struct{ stop, end func() }
+
+// startReceiving has messages come until ctx ends, and answers from then on. fail ends ctx.
+func (r *Runtime) startReceiving(ctx context.Context, fail context.CancelCauseFunc) reception {
+	var receiving sync.WaitGroup
+	stopped := make(chan struct{})
+	answers, end := context.WithCancel(context.WithoutCancel(ctx))
+	receiving.Go(func() {
+		r.receive(ctx, fail)
+		close(stopped)
+		r.receiveAnswers(answers)
+	})
+	return reception{
+		stop: func() { fail(nil); <-stopped },
+		end:  func() { end(); receiving.Wait() },
+	}
+}
 
 // receive moves messages into the inbox until ctx ends.
 func (r *Runtime) receive(ctx context.Context, fail context.CancelCauseFunc) {

@@ -316,6 +316,42 @@ func TestLateAnswersAreNotShown(t *testing.T) {
 	})
 }
 
+// TestAnswersReachTheTurnUnderWay has an agent stopped while it waits for the answer to what it has decided.
+func TestAnswersReachTheTurnUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		host := w.peer()
+		desk := must(remote.NewHost(remote.HostConfig{Tasks: w.tasks, Allow: remote.AllowAll, Logger: quiet}))
+		go func() {
+			for {
+				m, err := host.Receive(t.Context())
+				if err != nil {
+					return
+				}
+				time.Sleep(time.Second)
+				if d, ok := desk.Answer(t.Context(), m); ok {
+					host.Send(t.Context(), d)
+				}
+			}
+		}()
+		c := w.config(&script{decide: once(converge.SubmitTask{Spec: task.Spec{ID: "a", Kind: "k"}})})
+		c.Tasks, c.Executor = must(remote.New(remote.Config{Host: host.id.ID()})), &converge.ExecutorConfig{}
+		a := w.run(c)
+		time.Sleep(time.Second / 2)
+		stopped := time.Now()
+		if err := a.end(); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		if took := time.Since(stopped); took > 2*time.Second {
+			t.Errorf("it took %v to stop", took)
+		}
+		if s := a.Stats(); s.Decisions["submit_task"] != (converge.DecisionStats{Done: 1}) {
+			t.Errorf("decisions %+v", s.Decisions)
+		}
+		time.Sleep(2 * time.Second) // for the host
+	})
+}
+
 // TestFailedAttemptsAreRepeatedUntilOneIsPermanent has a worker fail twice, and then for good.
 func TestFailedAttemptsAreRepeatedUntilOneIsPermanent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
