@@ -390,7 +390,9 @@ func (r *Runtime) attach() (detach func()) {
 // loop runs turns until ctx ends, and returns why it ended. A turn that has begun has the context of turns, which lasts
 // longer: what an agent was asked in it is answered.
 func (r *Runtime) loop(ctx, turns context.Context) error {
-	r.turnIfDue(turns, true)
+	if ctx.Err() == nil { // or it was stopped while it started
+		r.turnIfDue(turns, true)
+	}
 	for {
 		if r.config.TickEvery > 0 {
 			r.schedule.WakeAfter(r.config.TickEvery)
