@@ -122,15 +122,6 @@ func listed(what []string) string {
 	return strings.Join(what, ", ")
 }
 
-// hidden returns the files and folders that no param of a command leads to: the folder of state, and keys that are elsewhere.
-func hidden(c *config.Config, state string) []string {
-	all := []string{state, c.Audit.Dir} // the key of receipts may be there
-	for _, a := range c.Agents {
-		all = append(all, a.Key)
-	}
-	return slices.DeleteFunc(all, func(path string) bool { return path == "" })
-}
-
 // tellHidden says what a command is kept from in the folders of its paths. It returns those to warn of: a folder that is the
 // folder of state, or a part of it, is granted as it is.
 func (n *Network) tellHidden(name string, paths map[string]string) (granted []string) {
@@ -138,14 +129,26 @@ func (n *Network) tellHidden(name string, paths map[string]string) (granted []st
 	for _, param := range slices.Sorted(maps.Keys(paths)) {
 		folder := paths[param]
 		switch real := realPath(folder); {
-		case real == state || !isWithin(real, state):
-			granted = append(granted, folder)
-		default:
+		case real != state && isWithin(real, state):
 			n.log.Info("a tool is kept from the folder of state, which lies in a folder of its own: it may read what a call names there, and nothing besides",
 				"tool", name, "folder", folder, "data", n.dir)
+		case n.holdsSecret(real):
+			n.log.Info("a tool is kept from files with keys or secrets, which lie in a folder of its own: it may read what a call names there, and nothing besides",
+				"tool", name, "folder", folder)
+			granted = append(granted, folder)
+		default:
+			granted = append(granted, folder)
 		}
 	}
 	return granted
+}
+
+// holdsSecret reports whether something is hidden in a folder, besides the folder of state.
+func (n *Network) holdsSecret(folder string) bool {
+	return slices.ContainsFunc(hidden(n.config, ""), func(path string) bool {
+		real := realPath(path)
+		return real != folder && isWithin(folder, real)
+	})
 }
 
 // warnOfState warns of a tool that can read the keys of agents, or the one that allows tool calls.

@@ -230,3 +230,49 @@ func TestErrorsOfToolsNameTheirKey(t *testing.T) {
 		}
 	}
 }
+
+// TestSecretFilesAreKeptFromToolsWhoseFolderHoldsThem has a task name the files of a configuration's secrets, with which a call
+// could be allowed, or a pool joined.
+func TestSecretFilesAreKeptFromToolsWhoseFolderHoldsThem(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write(t, ".", "a")
+	for _, name := range []string{"approvals.key", "pool.token", "model.key", "header.key"} {
+		check(t, os.WriteFile(name, []byte(strings.Repeat("s", 32)), 0o600))
+	}
+	log, text := newLog()
+	n := build(t, `
+network: tools
+data: `+t.TempDir()+`
+policy: {key: {file: approvals.key}}
+pools: [{name: crew, token: {file: pool.token}}]
+models: {m: {provider: openai, model: m, base_url: "https://models.example/v1", api_key: {file: model.key}}}
+tools:
+  cat: {command: [cat, --, "{f}"], paths: {f: .}}
+  input: {command: [cat], stdin_file: "{f}", paths: {f: .}}
+  get: {http: {url: "https://tools.example/", secret_headers: {Authorization: {file: header.key}}}}
+agents:
+  - {name: worker, kind: worker, tools: [cat, input], capabilities: {cat: cat, input: input}}
+  - name: boss
+    kind: coordinator
+    tasks:
+      - {capability: cat, each: "*", in: ., params: {f: "{path}"}}
+      - {name: cat-key, capability: cat, attempts: 1, params: {f: approvals.key}}
+      - {name: input-key, capability: input, attempts: 1, params: {f: approvals.key}}
+      - {name: token, capability: cat, attempts: 1, params: {f: pool.token}}
+      - {name: model, capability: cat, attempts: 1, params: {f: model.key}}
+      - {name: header, capability: input, attempts: 1, params: {f: ./header.key}}
+`, network.Options{Logger: log})
+	if n := strings.Count(text.String(), "kept from files with keys or secrets"); n != 2 {
+		t.Errorf("%d tools are said to be kept from them", n)
+	}
+	r := runJob(t, n)
+	check(t, n.Close())
+	if r.Tasks.Completed != 1 || r.Tasks.Failed != 5 {
+		t.Errorf("%+v\n%v", r.Tasks, r.Table)
+	}
+	for _, line := range r.Errors {
+		if !strings.Contains(line, "invalid params") {
+			t.Errorf("%s", line)
+		}
+	}
+}
