@@ -132,10 +132,9 @@ func (n *Network) tellHidden(name string, paths map[string]string) (granted []st
 		case real != state && isWithin(real, state):
 			n.log.Info("a tool is kept from the folder of state, which lies in a folder of its own: it may read what a call names there, and nothing besides",
 				"tool", name, "folder", folder, "data", n.dir)
-		case n.holdsSecret(real):
+		case n.holdsSecret(real) && !isWithin(state, real):
 			n.log.Info("a tool is kept from files with keys or secrets, which lie in a folder of its own: it may read what a call names there, and nothing besides",
 				"tool", name, "folder", folder)
-			granted = append(granted, folder)
 		default:
 			granted = append(granted, folder)
 		}
@@ -143,15 +142,12 @@ func (n *Network) tellHidden(name string, paths map[string]string) (granted []st
 	return granted
 }
 
-// holdsSecret reports whether something is hidden in a folder, besides the folder of state.
-func (n *Network) holdsSecret(folder string) bool {
-	return slices.ContainsFunc(hidden(n.config, ""), func(path string) bool {
-		real := realPath(path)
-		return real != folder && isWithin(folder, real)
-	})
+// holdsSecret reports whether something that is hidden, besides the folder of state, is a file or lies in a folder.
+func (n *Network) holdsSecret(granted string) bool {
+	return slices.ContainsFunc(hidden(n.config, ""), func(path string) bool { return isWithin(granted, realPath(path)) })
 }
 
-// warnOfState warns of a tool that can read the keys of agents, or the one that allows tool calls.
+// warnOfState warns of a tool that can read the keys of agents, the one that allows tool calls, or other secrets.
 func (n *Network) warnOfState(name string, folders []string) {
 	state := realPath(n.dir)
 	for _, folder := range folders {
@@ -166,6 +162,9 @@ func (n *Network) warnOfState(name string, folders []string) {
 		case isWithin(state, granted):
 			n.log.Warn("a tool is granted a part of the folder of state, where keys are: give it a place elsewhere",
 				"tool", name, "folder", folder, "data", n.dir)
+		case n.holdsSecret(granted):
+			n.log.Warn("a tool can read files with keys or secrets, since they lie in a folder of its own: move them elsewhere, or give the tool less",
+				"tool", name, "folder", folder)
 		}
 	}
 }

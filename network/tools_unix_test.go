@@ -56,6 +56,10 @@ func TestToolThatCanReadKeysIsWarnedOf(t *testing.T) {
 	state := filepath.Join(inside, "state")
 	check(t, os.MkdirAll(state, 0o700))
 	const may, part, kept = "can read the keys", "part of the folder of state", "kept from the folder of state"
+	const secret, from = "can read files with keys", "kept from files with keys"
+	secrets := filepath.Join(dir, "secrets")
+	check(t, os.Mkdir(secrets, 0o700))
+	check(t, os.WriteFile(filepath.Join(secrets, "key"), []byte(strings.Repeat("s", 32)), 0o600))
 	for name, c := range map[string]struct{ data, tool, says string }{
 		"read":            {state, "command: [cat], read: [" + inside + "]", may},
 		"dir":             {state, "command: [cat], dir: " + inside, may},
@@ -63,10 +67,13 @@ func TestToolThatCanReadKeysIsWarnedOf(t *testing.T) {
 		"paths around it": {state, "command: [cat, --, '{f}'], paths: {f: " + inside + "}", kept},
 		"paths of it":     {state, "command: [cat, --, '{f}'], paths: {f: " + state + "}", may},
 		"paths in it":     {inside, "command: [cat, --, '{f}'], paths: {f: " + state + "}", part},
+		"a secret":        {state, "command: [cat], read: [" + filepath.Join(secrets, "key") + "]", secret},
+		"secrets":         {state, "command: [cat], write: [" + secrets + "]", secret},
+		"paths of them":   {state, "command: [cat, --, '{f}'], paths: {f: " + secrets + "}", from},
 	} {
 		log, text := newLog()
-		check(t, build(t, fmt.Sprintf("network: tools\ndata: %s\ntools: {a: {%s}}\n", c.data, c.tool), network.Options{Logger: log}).Close())
-		for _, said := range []string{may, part, kept} {
+		check(t, build(t, fmt.Sprintf("network: tools\ndata: %s\npolicy: {key: {file: %s}}\ntools: {a: {%s}}\n", c.data, filepath.Join(secrets, "key"), c.tool), network.Options{Logger: log}).Close())
+		for _, said := range []string{may, part, kept, secret, from} {
 			if strings.Contains(text.String(), said) != (said == c.says) {
 				t.Errorf("%s: want %q\n%s", name, c.says, text)
 			}
