@@ -7,9 +7,17 @@ import (
 	"github.com/converge-agents/converge/config"
 )
 
-// hidden returns the files and folders that no param of a command leads to: the folder of state, that of receipts, since
+// hidden returns what [hiddenOf] does of this network. It is for those who build it.
+func (n *Network) hidden() []string {
+	if n.kept == nil {
+		n.kept = hiddenOf(n.config, n.dir)
+	}
+	return n.kept
+}
+
+// hiddenOf returns the files and folders that no param of a command leads to: the folder of state, that of receipts, since
 // their key may be there, and the files of keys, passwords and the like, wherever they are.
-func hidden(c *config.Config, state string) []string {
+func hiddenOf(c *config.Config, state string) []string {
 	all := append(secretFiles(reflect.ValueOf(*c)), state, c.Audit.Dir)
 	slices.Sort(all)
 	return slices.DeleteFunc(slices.Compact(all), func(path string) bool { return path == "" })

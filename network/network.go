@@ -85,6 +85,7 @@ type Network struct {
 
 	members []member
 	names   map[identity.ID]string
+	kept    []string // from tools; see hidden
 	work    work
 
 	ran     atomic.Bool

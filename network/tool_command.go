@@ -33,7 +33,7 @@ func (n *Network) newCommand(name string, t config.Tool) (described, error) {
 		PassEnv:         t.PassEnv,
 		Dir:             t.Dir,
 		Paths:           t.Paths,
-		Except:          hidden(n.config, n.dir),
+		Except:          n.hidden(),
 		Output:          t.Output,
 		Read:            t.Read,
 		Write:           t.Write,
@@ -144,7 +144,9 @@ func (n *Network) tellHidden(name string, paths map[string]string) (granted []st
 
 // holdsSecret reports whether something that is hidden, besides the folder of state, is a file or lies in a folder.
 func (n *Network) holdsSecret(granted string) bool {
-	return slices.ContainsFunc(hidden(n.config, ""), func(path string) bool { return isWithin(granted, realPath(path)) })
+	return slices.ContainsFunc(n.hidden(), func(path string) bool {
+		return path != n.dir && isWithin(granted, realPath(path))
+	})
 }
 
 // warnOfState warns of a tool that can read the keys of agents, the one that allows tool calls, or other secrets.
