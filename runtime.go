@@ -42,6 +42,7 @@ type Runtime struct {
 	turnStarted atomic.Int64 // when the current turn began, in nanoseconds since 1970; 0 between turns
 
 	giveUp   context.CancelCauseFunc // ends Run; Run's goroutine only
+	stopping <-chan struct{}         // closed once the agent is to stop; Run's goroutine only
 	failures []Failure               // of the last turn; Run's goroutine only
 	drafts   []message.Draft         // memory of executeAll; empty between turns
 	seen     taint.Set               // of all turns so far; Run's goroutine only
@@ -190,8 +191,8 @@ var errSendTimeout = errors.New("the recipient's queue stayed full for the whole
 // ID returns the agent's ID.
 func (r *Runtime) ID() identity.ID { return r.config.Identity.ID() }
 
-// Run runs the agent until ctx ends. Then it stops receiving, finishes the turn that is under way, gives the agent what
-// has already come and waits for its tools, for up to Config.DrainTimeout, withdraws from discovery, and returns nil. It
+// Run runs the agent until ctx ends. Then it stops receiving, finishes the turn that is under way but claims no task, gives the
+// agent what has already come and waits for its tools, for up to Config.DrainTimeout, withdraws from discovery, and returns nil. It
 // returns an error if it cannot start, if the transport fails, or if its checkpoint is another's. It can be called once.
 func (r *Runtime) Run(ctx context.Context) error {
 	if !r.state.CompareAndSwap(int32(StateNew), int32(StateStarting)) {
@@ -221,7 +222,7 @@ func (r *Runtime) runStarted(ctx context.Context) error {
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	r.giveUp = cancel
+	r.giveUp, r.stopping = cancel, ctx.Done()
 	coming := r.startReceiving(ctx, cancel)
 	defer coming.end()
 	defer r.tendSealing(ctx)()

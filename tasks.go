@@ -112,7 +112,7 @@ func (e *StandardExecutor) awaitLimit(ctx context.Context, topics []message.Topi
 	}
 }
 
-// errTooLate refuses a message that comes while the agent stops.
+// errTooLate refuses a message that comes while the agent stops, and a claim of its own.
 var errTooLate = errors.New("the agent is stopping")
 
 // receiveAnswers goes on receiving the answers to requests until ctx ends, if the agent's tasks are remote ones: also

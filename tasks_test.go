@@ -352,6 +352,41 @@ func TestAnswersReachTheTurnUnderWay(t *testing.T) {
 	})
 }
 
+// TestAgentThatStopsClaimsNothing has an agent stopped in the turn in which it claims a task.
+func TestAgentThatStopsClaimsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.submit(w.peer(), spec("a"))
+		var a *agent
+		late := &script{}
+		late.decide = func(turn converge.Turn) (all []converge.Decision) {
+			if len(turn.Claimed) > 0 {
+				t.Error("it got a task")
+			}
+			for _, shown := range turn.Tasks {
+				a.stop()
+				all = append(all, converge.ClaimTask{TaskID: shown.ID}, converge.Wake{After: time.Hour})
+			}
+			return all
+		}
+		c := w.config(late)
+		c.Tasks, c.Executor = w.tasks, &converge.ExecutorConfig{}
+		c.Capabilities = []discovery.Capability{{Name: "work"}}
+		r := must(converge.New(c))
+		ctx, stop := context.WithCancel(t.Context())
+		a = &agent{r, t, stop, make(chan error, 1)}
+		if err := r.Run(ctx); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		if now := must(w.tasks.Get(t.Context(), "a")); now.Status != task.Pending || now.Epoch != 0 {
+			t.Errorf("the task is %s, after %d claims", now.Status, now.Epoch)
+		}
+		if s := r.Stats().Decisions["claim_task"]; s != (converge.DecisionStats{Failed: 1}) {
+			t.Errorf("claims %+v", s)
+		}
+	})
+}
+
 // TestFailedAttemptsAreRepeatedUntilOneIsPermanent has a worker fail twice, and then for good.
 func TestFailedAttemptsAreRepeatedUntilOneIsPermanent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
