@@ -54,6 +54,7 @@ type checkpoints struct {
 	saved   []byte         // the state that was written last; likewise
 
 	unwritten []byte // a record whose writing was cut short; nil if there is none
+	lost      error  // ErrSuperseded once it is another's; nil before
 }
 
 // newCheckpoints returns nil for an agent without state, or one whose state nobody keeps.
@@ -130,10 +131,14 @@ const (
 	maxCheckpointRetry = 5 * time.Second
 )
 
-// save writes the agent's state if it has changed. Errors: what Checkpoint returns, ErrSuperseded, or ctx's cause.
+// save writes the agent's state if it has changed. Errors: what Checkpoint returns, ctx's cause, or ErrSuperseded, which
+// stays: an agent that has nothing new to write does not know better than the one that has taken over.
 func (c *checkpoints) save(ctx context.Context) error {
 	if c == nil {
 		return nil
+	}
+	if c.lost != nil {
+		return c.lost
 	}
 	if err := c.keep(ctx); err != nil {
 		return err
@@ -186,7 +191,8 @@ func (c *checkpoints) write(ctx context.Context, record []byte) error {
 		case readErr == nil && bytes.Equal(e.Value, record):
 			rev, err = e.Revision, nil
 		case readErr == nil, errors.Is(readErr, store.ErrNotFound):
-			return fmt.Errorf("write checkpoint %q: %w", c.key(), ErrSuperseded)
+			c.lost = fmt.Errorf("write checkpoint %q: %w", c.key(), ErrSuperseded)
+			return c.lost
 		}
 	}
 	if err == nil {

@@ -182,6 +182,54 @@ func TestSecondProcessOfAnAgentEndsTheFirst(t *testing.T) {
 	})
 }
 
+// TestAgentThatIsSupersededDoesNothingMore has the first process hear of the second one amid messages of which only the
+// first one changes its state.
+func TestAgentThatIsSupersededDoesNothingMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, kept := newWorld(t), newUnsteady(t)
+		alice := w.peer()
+		it := &changing{}
+		var shown, acted int
+		c := w.config(&hearing{changing: it, act: func(converge.Turn) []converge.Decision {
+			time.Sleep(time.Second) // for the others to come
+			if shown++; shown > 1 {
+				it.given = it.turns // as before
+			}
+			return []converge.Decision{custom{"act"}}
+		}})
+		c.Checkpoints, c.TurnMessages = kept, 1
+		c.Executor = &converge.ExecutorConfig{Handlers: map[string]converge.Handler{
+			custom{}.Kind(): func(context.Context, converge.Decision) error { acted++; return nil },
+		}}
+		r := w.run(c)
+		synctest.Wait()
+		key, e := onlyEntry(t, kept)
+		must(kept.Put(t.Context(), key, append(e.Value[:len(e.Value)-1:len(e.Value)-1], 0xff), e.Revision)) // the second process
+		for range 3 {
+			alice.say(r.ID(), "do it")
+		}
+		if err := <-r.err; !errors.Is(err, converge.ErrSuperseded) {
+			t.Errorf("Run: %v", err)
+		}
+		if shown != 3 || acted != 0 {
+			t.Errorf("it was shown %d messages, and acted %d times", shown, acted)
+		}
+	})
+}
+
+// hearing is an agent that acts on messages only.
+type hearing struct {
+	*changing
+	act func(converge.Turn) []converge.Decision
+}
+
+func (h *hearing) Decide(ctx context.Context, t converge.Turn) ([]converge.Decision, error) {
+	if _, err := h.changing.Decide(ctx, t); err != nil || len(t.Messages) == 0 {
+		return nil, err
+	}
+	return h.act(t), nil
+}
+
 func TestCheckpointsThatCannotBeReadKeepTheAgentFromStarting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, kept := newWorld(t), newUnsteady(t)

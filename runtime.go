@@ -42,6 +42,7 @@ type Runtime struct {
 	turnStarted atomic.Int64 // when the current turn began, in nanoseconds since 1970; 0 between turns
 
 	giveUp   context.CancelCauseFunc // ends Run; Run's goroutine only
+	stopping <-chan struct{}         // closed once the agent is to stop; Run's goroutine only
 	failures []Failure               // of the last turn; Run's goroutine only
 	drafts   []message.Draft         // memory of executeAll; empty between turns
 	seen     taint.Set               // of all turns so far; Run's goroutine only
@@ -190,8 +191,8 @@ var errSendTimeout = errors.New("the recipient's queue stayed full for the whole
 // ID returns the agent's ID.
 func (r *Runtime) ID() identity.ID { return r.config.Identity.ID() }
 
-// Run runs the agent until ctx ends. Then it stops receiving, finishes the turn that is under way, gives the agent what
-// has already come and waits for its tools, for up to Config.DrainTimeout, withdraws from discovery, and returns nil. It
+// Run runs the agent until ctx ends. Then it stops receiving, finishes the turn that is under way but claims no task, gives the
+// agent what has already come and waits for its tools, for up to Config.DrainTimeout, withdraws from discovery, and returns nil. It
 // returns an error if it cannot start, if the transport fails, or if its checkpoint is another's. It can be called once.
 func (r *Runtime) Run(ctx context.Context) error {
 	if !r.state.CompareAndSwap(int32(StateNew), int32(StateStarting)) {
@@ -221,19 +222,18 @@ func (r *Runtime) runStarted(ctx context.Context) error {
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	r.giveUp = cancel
-	var receiving sync.WaitGroup
-	receiving.Go(func() { r.receive(ctx, cancel) })
+	r.giveUp, r.stopping = cancel, ctx.Done()
+	coming := r.startReceiving(ctx, cancel)
+	defer coming.end()
 	defer r.tendSealing(ctx)()
-	stopReceiving := func() { cancel(nil); receiving.Wait() }
 	leave, err := r.join(ctx)
 	if err != nil {
-		stopReceiving()
+		coming.stop()
 		return errors.Join(err, r.close(ctx))
 	}
 	turns, end := outlast(ctx, r.config.DrainTimeout)
 	defer end()
-	return r.finish(turns, r.loop(ctx, turns), leave, stopReceiving)
+	return r.finish(turns, r.loop(ctx, turns), leave, coming)
 }
 
 // outlast returns a context that ends d after ctx does.
@@ -308,11 +308,11 @@ type membership struct{ network, tasks, pools func() }
 
 // finish ends the agent in order: nothing comes any more, what has come is dealt with, and only then does
 // the agent withdraw, so that what it says to the end can be verified. What it holds is given back.
-func (r *Runtime) finish(ctx context.Context, cause error, leave membership, stopReceiving func()) error {
+func (r *Runtime) finish(ctx context.Context, cause error, leave membership, coming reception) error {
 	r.state.Store(int32(StateDraining))
 	defer r.trail.stopped(cause)
-	stopReceiving()
-	defer r.receiveAnswers(ctx)()
+	coming.stop()
+	defer coming.end()
 	r.drain(ctx)
 	leave.network()
 	leave.tasks()
@@ -325,6 +325,26 @@ func (r *Runtime) finish(ctx context.Context, cause error, leave membership, sto
 }
 
 var errTransport = errors.New("the transport failed")
+
+// reception is what moves messages to the agent. Ending it has two steps: from stop on, nothing comes but the answers to
+// what the agent asks while it finishes what it has begun; from end on, nothing at all.
+type reception struct{ stop, end func() }
+
+// startReceiving has messages come until ctx ends, and answers from then on. fail ends ctx.
+func (r *Runtime) startReceiving(ctx context.Context, fail context.CancelCauseFunc) reception {
+	var receiving sync.WaitGroup
+	stopped := make(chan struct{})
+	answers, end := context.WithCancel(context.WithoutCancel(ctx))
+	receiving.Go(func() {
+		r.receive(ctx, fail)
+		close(stopped)
+		r.receiveAnswers(answers)
+	})
+	return reception{
+		stop: func() { fail(nil); <-stopped },
+		end:  func() { end(); receiving.Wait() },
+	}
+}
 
 // receive moves messages into the inbox until ctx ends.
 func (r *Runtime) receive(ctx context.Context, fail context.CancelCauseFunc) {
@@ -371,7 +391,9 @@ func (r *Runtime) attach() (detach func()) {
 // loop runs turns until ctx ends, and returns why it ended. A turn that has begun has the context of turns, which lasts
 // longer: what an agent was asked in it is answered.
 func (r *Runtime) loop(ctx, turns context.Context) error {
-	r.turnIfDue(turns, true)
+	if ctx.Err() == nil { // or it was stopped while it started
+		r.turnIfDue(turns, true)
+	}
 	for {
 		if r.config.TickEvery > 0 {
 			r.schedule.WakeAfter(r.config.TickEvery)

@@ -574,6 +574,38 @@ func TestTurnUnderWayIsFinished(t *testing.T) {
 	})
 }
 
+// starting is an agent that is stopped while it starts.
+type starting struct {
+	script
+	stop func()
+}
+
+func (s *starting) OnStart(context.Context) error {
+	s.stop()
+	return nil
+}
+
+func TestAgentThatIsStoppedAtItsStartBeginsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		late := &starting{script: script{decide: once(converge.SubmitTask{Spec: task.Spec{ID: "a", Kind: "k"}})}}
+		c := w.config(late)
+		c.Tasks, c.Executor = w.tasks, &converge.ExecutorConfig{}
+		r := must(converge.New(c))
+		ctx, stop := context.WithCancel(t.Context())
+		late.stop = stop
+		if err := r.Run(ctx); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		if turns := late.seen(); len(turns) != 0 {
+			t.Errorf("%d turns", len(turns))
+		}
+		if all := w.tasks.Visible(task.Profile{}, 10); len(all) != 0 {
+			t.Errorf("%d tasks were submitted", len(all))
+		}
+	})
+}
+
 func TestTurnUnderWayEndsWithTheDrainTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

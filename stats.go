@@ -153,7 +153,7 @@ func (c *decisionCounts) snapshot() map[string]DecisionStats {
 
 // levelOf says how loud a failed decision is: losing a race for a task is everyday business.
 func levelOf(err error) slog.Level {
-	for _, race := range []error{task.ErrNotPending, task.ErrClaimLost, task.ErrTerminal} {
+	for _, race := range []error{task.ErrNotPending, task.ErrClaimLost, task.ErrTerminal, errTooLate} {
 		if errors.Is(err, race) {
 			return slog.LevelDebug
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"reflect"
-	"sync"
 	"time"
 
 	"github.com/converge-agents/converge/identity"
@@ -113,24 +112,19 @@ func (e *StandardExecutor) awaitLimit(ctx context.Context, topics []message.Topi
 	}
 }
 
-// errTooLate refuses a message that comes while the agent stops.
+// errTooLate refuses a message that comes while the agent stops, and a claim of its own.
 var errTooLate = errors.New("the agent is stopping")
 
-// receiveAnswers goes on receiving the answers to requests while the agent finishes what it has begun, if
-// its tasks are remote ones. Other messages come too late.
-func (r *Runtime) receiveAnswers(ctx context.Context) (stop func()) {
+// receiveAnswers goes on receiving the answers to requests until ctx ends, if the agent's tasks are remote ones: also
+// those that the turn waits for that is under way when the agent is stopped. Other messages come too late.
+func (r *Runtime) receiveAnswers(ctx context.Context) {
 	if !r.config.hasRemoteTasks() {
-		return func() {}
+		return
 	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	var receiving sync.WaitGroup
-	receiving.Go(func() {
-		refuse := func(context.Context, *message.Message) error { return errTooLate }
-		for err := errTooLate; errors.Is(err, errTooLate); {
-			err = r.hooked.Deliver(ctx, refuse)
-		}
-	})
-	return func() { cancel(); receiving.Wait() }
+	refuse := func(context.Context, *message.Message) error { return errTooLate }
+	for err := errTooLate; errors.Is(err, errTooLate); {
+		err = r.hooked.Deliver(ctx, refuse)
+	}
 }
 
 // isLateAnswer reports whether a message is the answer to a request that nobody waits for any more.

@@ -316,6 +316,77 @@ func TestLateAnswersAreNotShown(t *testing.T) {
 	})
 }
 
+// TestAnswersReachTheTurnUnderWay has an agent stopped while it waits for the answer to what it has decided.
+func TestAnswersReachTheTurnUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		host := w.peer()
+		desk := must(remote.NewHost(remote.HostConfig{Tasks: w.tasks, Allow: remote.AllowAll, Logger: quiet}))
+		go func() {
+			for {
+				m, err := host.Receive(t.Context())
+				if err != nil {
+					return
+				}
+				time.Sleep(time.Second)
+				if d, ok := desk.Answer(t.Context(), m); ok {
+					host.Send(t.Context(), d)
+				}
+			}
+		}()
+		c := w.config(&script{decide: once(converge.SubmitTask{Spec: task.Spec{ID: "a", Kind: "k"}})})
+		c.Tasks, c.Executor = must(remote.New(remote.Config{Host: host.id.ID()})), &converge.ExecutorConfig{}
+		a := w.run(c)
+		time.Sleep(time.Second / 2)
+		stopped := time.Now()
+		if err := a.end(); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		if took := time.Since(stopped); took > 2*time.Second {
+			t.Errorf("it took %v to stop", took)
+		}
+		if s := a.Stats(); s.Decisions["submit_task"] != (converge.DecisionStats{Done: 1}) {
+			t.Errorf("decisions %+v", s.Decisions)
+		}
+		time.Sleep(2 * time.Second) // for the host
+	})
+}
+
+// TestAgentThatStopsClaimsNothing has an agent stopped in the turn in which it claims a task.
+func TestAgentThatStopsClaimsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.submit(w.peer(), spec("a"))
+		var a *agent
+		late := &script{}
+		late.decide = func(turn converge.Turn) (all []converge.Decision) {
+			if len(turn.Claimed) > 0 {
+				t.Error("it got a task")
+			}
+			for _, shown := range turn.Tasks {
+				a.stop()
+				all = append(all, converge.ClaimTask{TaskID: shown.ID}, converge.Wake{After: time.Hour})
+			}
+			return all
+		}
+		c := w.config(late)
+		c.Tasks, c.Executor = w.tasks, &converge.ExecutorConfig{}
+		c.Capabilities = []discovery.Capability{{Name: "work"}}
+		r := must(converge.New(c))
+		ctx, stop := context.WithCancel(t.Context())
+		a = &agent{r, t, stop, make(chan error, 1)}
+		if err := r.Run(ctx); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		if now := must(w.tasks.Get(t.Context(), "a")); now.Status != task.Pending || now.Epoch != 0 {
+			t.Errorf("the task is %s, after %d claims", now.Status, now.Epoch)
+		}
+		if s := r.Stats().Decisions["claim_task"]; s != (converge.DecisionStats{Failed: 1}) {
+			t.Errorf("claims %+v", s)
+		}
+	})
+}
+
 // TestFailedAttemptsAreRepeatedUntilOneIsPermanent has a worker fail twice, and then for good.
 func TestFailedAttemptsAreRepeatedUntilOneIsPermanent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -81,6 +81,7 @@ func (r *Runtime) executeAll(ctx context.Context, decisions []Decision) {
 		r.refuseAll(ctx, decisions, err)
 		return
 	}
+	decisions = r.refuseClaims(ctx, decisions)
 	for len(decisions) > 0 {
 		n := leading(decisions, maxTogether)
 		switch {
@@ -93,6 +94,23 @@ func (r *Runtime) executeAll(ctx context.Context, decisions []Decision) {
 		}
 		decisions = decisions[n:]
 	}
+}
+
+// refuseClaims leaves out the claims once the agent is to stop: it would begin what it can hardly end.
+func (r *Runtime) refuseClaims(ctx context.Context, decisions []Decision) (others []Decision) {
+	select {
+	case <-r.stopping:
+	default:
+		return decisions
+	}
+	for _, d := range decisions {
+		if _, claims := d.(ClaimTask); !claims {
+			others = append(others, d)
+			continue
+		}
+		r.tally(ctx, []Decision{d}, []error{errTooLate})
+	}
+	return others
 }
 
 // leading returns how many decisions at the beginning can be carried out together; at least one.

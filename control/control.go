@@ -20,7 +20,8 @@
 // (Linux, macOS, FreeBSD), it is asked, and what it says is who decided, or did it. Elsewhere the modes of the socket and
 // its directory are all that protects it. The name that "as" gives is kept as one that was only claimed.
 //
-// Connections are bounded in number, time and size, so that a client that hangs does not keep others out for long.
+// Connections are bounded in number, time and size, so that a client that hangs does not keep others out for long. What a
+// client has asked to be done is carried through though the client vanishes, until the server ends.
 package control
 
 import (

@@ -328,6 +328,75 @@ func TestClientThatGivesUpEndsItsRequest(t *testing.T) {
 	}
 }
 
+// lasting is a network whose acts take until their time is over, or a moment.
+type lasting struct {
+	operated
+	begun chan struct{}
+	ended chan error // why the act was cut short; nil if it was not
+	takes time.Duration
+}
+
+func (l *lasting) ApplyStatement(ctx context.Context, _ string, _ control.Author) (control.Applied, error) {
+	close(l.begun)
+	select {
+	case <-ctx.Done():
+	case <-time.After(l.takes):
+	}
+	l.ended <- ctx.Err()
+	return control.Applied{ID: "x"}, ctx.Err()
+}
+
+// handOverTo has a client hand over a revocation, and returns when that has begun, with what has the client give up.
+func handOverTo(t *testing.T, l *lasting) (f *fixture, giveUp func()) {
+	t.Helper()
+	l.begun, l.ended = make(chan struct{}), make(chan error, 1)
+	f = serveWith(t, func(c *control.Config) { c.Keys = l })
+	id, err := identity.Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := id.Revoke(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	told := make(chan error, 1)
+	go func() {
+		_, err := f.client.ApplyStatement(ctx, raw, control.Author{})
+		told <- err
+	}()
+	<-l.begun
+	return f, func() {
+		cancel()
+		if err := <-told; !errors.Is(err, context.Canceled) {
+			t.Errorf("the client got %v", err)
+		}
+	}
+}
+
+// TestActOutlastsItsClient has a client vanish between a revocation that is in force and the telling of others.
+func TestActOutlastsItsClient(t *testing.T) {
+	t.Parallel()
+	l := &lasting{takes: 500 * time.Millisecond}
+	_, giveUp := handOverTo(t, l)
+	giveUp()
+	if err := <-l.ended; err != nil {
+		t.Errorf("the act was cut short: %v", err)
+	}
+}
+
+// TestActEndsWithTheServer has a network stopped amid one.
+func TestActEndsWithTheServer(t *testing.T) {
+	t.Parallel()
+	l := &lasting{takes: time.Minute}
+	f, giveUp := handOverTo(t, l)
+	giveUp()
+	f.stop()
+	if err := <-l.ended; err == nil {
+		t.Error("the act went on")
+	}
+}
+
 // FuzzTaskQuery has what is read back mean the same, and never more than is allowed.
 func FuzzTaskQuery(f *testing.F) {
 	for _, seed := range []string{"", "state=dead&limit=5", "state=pending&state=failed&kind=a&worker=w&newer=1h", "limit=501", "after=%00", "older=9999999h"} {

@@ -64,8 +64,10 @@ func (s *Server) Addr() string { return s.listener.Addr().String() }
 
 // Run serves until ctx ends, gives those that are being served a moment, and removes the socket.
 func (s *Server) Run(ctx context.Context) error {
+	acts, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
 	server := &http.Server{
-		Handler:           s.handler(),
+		Handler:           s.handler(acts),
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
@@ -105,7 +107,8 @@ func (s *Server) Close() error { return s.release() }
 
 type peerKey struct{}
 
-func (s *Server) handler() http.Handler {
+// handler serves the API. What a request does to the network is cut short at the end of acts at the latest.
+func (s *Server) handler(acts context.Context) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/approvals", s.list)
 	mux.HandleFunc("GET /v1/approvals/{id}", s.get)
@@ -121,11 +124,22 @@ func (s *Server) handler() http.Handler {
 		mux.HandleFunc("POST /v1/keys/statements", s.applyStatement)
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), handleTimeout)
+		ctx, cancel := timeOf(r, acts)
 		defer cancel()
 		r.Body = http.MaxBytesReader(w, r.Body, MaxBody)
 		mux.ServeHTTP(w, r.WithContext(ctx))
 	})
+}
+
+// timeOf returns the context of a request. Only to look ends with the client: what was begun for one that vanishes is
+// carried through, so that a revocation that is in force here is told to others.
+func timeOf(r *http.Request, acts context.Context) (context.Context, context.CancelFunc) {
+	if r.Method == http.MethodGet {
+		return context.WithTimeout(r.Context(), handleTimeout)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), handleTimeout)
+	stop := context.AfterFunc(acts, cancel)
+	return ctx, func() { stop(); cancel() }
 }
 
 func (s *Server) list(w http.ResponseWriter, r *http.Request) {

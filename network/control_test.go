@@ -237,6 +237,98 @@ func TestStatementThatContradictsQuarantines(t *testing.T) {
 	}
 }
 
+// TestOwnAgentInQuarantineIsReleasedAfterARestart has a process start whose own agent its store has in quarantine: where
+// else could it be released?
+func TestOwnAgentInQuarantineIsReleasedAfterARestart(t *testing.T) {
+	t.Parallel()
+	for _, seal := range []bool{false, true} {
+		testOwnAgentInQuarantine(t, seal)
+	}
+}
+
+func testOwnAgentInQuarantine(t *testing.T, seal bool) {
+	dir, s := t.TempDir(), newStranger(t)
+	id, more := s.root, "seal: allowed\n"
+	if !seal {
+		more = ""
+		next, err := s.root.Rotate(identity.Rotation{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		id = next
+	}
+	key := filepath.Join(dir, "w.pem")
+	if err := identity.WriteKeyFile(key, id, nil); err != nil {
+		t.Fatal(err)
+	}
+	if seal {
+		if _, err := identity.KeepStatement(key+identity.StatementSuffix, s.first); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text := fmt.Sprintf("network: n\nstore: sqlite\n%stools: {t: {command: [cat]}}\nagents: [{name: w, kind: worker, key: %q, capabilities: {t: t}, tools: [t]}]\n", more, key)
+	c, err := config.Parse("c.yaml", []byte(text), config.Options{Set: map[string]string{"data": filepath.Join(dir, "data")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for run, end := range []func(o operator){
+		func(o operator) {
+			o.registry.Apply(s.first)
+			o.registry.Apply(s.rotate(t, nil))
+		},
+		func(o operator) {
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			go func() { ended <- o.Run(ctx) }()
+			for o.members[0].runtime.Health().State < converge.StateRunning && len(ended) == 0 {
+				time.Sleep(time.Millisecond)
+			}
+			if _, err := o.ReleaseAgent(t.Context(), "w", ada); err != nil {
+				t.Errorf("release: %v", err)
+			}
+			cancel()
+			if err := <-ended; err != nil {
+				t.Errorf("with seal %t, Run: %v", seal, err)
+			}
+		},
+		func(o operator) {
+			if _, err := o.registry.Lookup(id.ID()); err != nil {
+				t.Errorf("released, and %v", err)
+			}
+		},
+	} {
+		n, err := New(t.Context(), c, Options{Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatalf("with seal %t, run %d: %v", seal, run, err)
+		}
+		all, _ := operator{n}.Quarantined(t.Context())
+		if len(all) != run%2 {
+			t.Errorf("with seal %t, run %d: %+v", seal, run, all)
+		}
+		end(operator{n})
+		n.saveKeys(t.Context())
+		if err := n.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if seal {
+		return
+	}
+	other, err := s.root.Rotate(identity.Rotation{}) // as from a backup
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Remove(key), identity.WriteKeyFile(key, other, nil)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := New(t.Context(), c, Options{Logger: slog.New(slog.DiscardHandler)}); !errors.Is(err, identity.ErrQuarantined) {
+		t.Errorf("a key that contradicts what is known: %v", err)
+		if n != nil {
+			n.Close()
+		}
+	}
+}
+
 // TestStatementThatCannotBeKeptIsInForceAndSaysSo has a file in the place of the folder.
 func TestStatementThatCannotBeKeptIsInForceAndSaysSo(t *testing.T) {
 	t.Parallel()

@@ -1,11 +1,13 @@
 package network
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/internal/advice"
@@ -69,4 +71,16 @@ func (n *Network) enter(id identity.ID, agent string) error {
 	}
 	n.names[id] = agent
 	return nil
+}
+
+// standsAside reports whether an error about an agent of this process is only that it has been in quarantine before: the
+// process starts all the same, since that is where the agent can be released. A statement that contradicts what is known
+// is another matter: it may be that of a key file from a backup.
+func (n *Network) standsAside(err error, id identity.ID, raw []byte) bool {
+	if !errors.Is(err, identity.ErrQuarantined) {
+		return false
+	}
+	all := n.registry.Quarantined()
+	i := slices.IndexFunc(all, func(q identity.Quarantine) bool { return q.ID == id })
+	return i >= 0 && !bytes.Equal(all[i].Contrary, raw)
 }

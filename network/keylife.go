@@ -143,7 +143,7 @@ func (n *Network) addSealing(c *converge.Config, agent, file string) (seal *seal
 		return nil, fmt.Errorf("seal: %w", err)
 	}
 	seal = &sealer{registry: n.registry, root: c.Identity, ledger: n.ledgerOf(agent, file)}
-	if err := seal.recall(); err != nil {
+	if raw, err := seal.recall(); err != nil && !n.standsAside(err, c.Identity.ID(), raw) {
 		return nil, fmt.Errorf("seal: %w", err)
 	}
 	c.Recipients, c.PublishSealing = n.sealing(), seal.publish
@@ -166,22 +166,22 @@ type sealer struct {
 	runtime  *converge.Runtime
 }
 
-// recall applies what the agent's root key has stated before: it must not contradict itself.
-func (s *sealer) recall() error {
+// recall applies what the agent's root key has stated before, and returns it: it must not contradict itself.
+func (s *sealer) recall() (raw []byte, err error) {
 	if s.ledger == "" {
-		return nil
+		return nil, nil
 	}
-	raw, err := identity.ReadStatementFile(s.ledger)
+	raw, err = identity.ReadStatementFile(s.ledger)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return nil, nil
 	}
 	if err == nil {
 		_, err = s.registry.Apply(raw)
 	}
 	if errors.Is(err, identity.ErrRolledBack) { // the store knows a later one
-		return nil
+		return raw, nil
 	}
-	return err
+	return raw, err
 }
 
 // publish states a sealing key: in the ledger first, then to this process and to the peers.

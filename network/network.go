@@ -85,6 +85,7 @@ type Network struct {
 
 	members []member
 	names   map[identity.ID]string
+	kept    []string // from tools; see hidden
 	work    work
 
 	ran     atomic.Bool
@@ -249,8 +250,8 @@ func (n *Network) addAgent(ctx context.Context, a config.Agent, name string) err
 	if err := n.enter(id.ID(), name); err != nil {
 		return err
 	}
-	if raw := id.Statement(); raw != nil { // discovery knows root keys only
-		if _, err := n.registry.RegisterKeys(raw); err != nil {
+	if id.Statement() != nil { // discovery knows root keys only
+		if err := n.register(id); err != nil {
 			return err
 		}
 	}
@@ -261,6 +262,10 @@ func (n *Network) addAgent(ctx context.Context, a config.Agent, name string) err
 	// What it submits is verified before others can have told of it.
 	if err := n.register(id); err != nil {
 		return err
+	}
+	if _, err := n.registry.Lookup(id.ID()); errors.Is(err, identity.ErrQuarantined) {
+		n.log.Error("nothing counts that an agent of this process says, until it is released (converge keys quarantine), or has another key",
+			"agent", name, "id", id.ID(), "error", err)
 	}
 	seal, err := n.addSealing(&c, name, a.Key)
 	if err != nil {
@@ -282,11 +287,15 @@ func (n *Network) addAgent(ctx context.Context, a config.Agent, name string) err
 }
 
 // register lets an agent of this process in.
-func (n *Network) register(id *identity.Identity) (err error) {
-	if id.Statement() == nil {
+func (n *Network) register(id *identity.Identity) error {
+	raw := id.Statement()
+	if raw == nil {
 		return n.registry.Register(id.ID(), id.PublicKey())
 	}
-	_, err = n.registry.RegisterKeys(id.Statement())
+	s, err := n.registry.RegisterKeys(raw)
+	if n.standsAside(err, s.ID, raw) {
+		return n.registry.Register(s.ID, s.Root)
+	}
 	return err
 }
 

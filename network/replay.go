@@ -66,7 +66,7 @@ func replayed(ctx context.Context, c *config.Config, a config.Agent, at replay.A
 // specsOf returns the tasks of a coordinator.
 func specsOf(ctx context.Context, c *config.Config, a config.Agent) (specs []task.Spec, err error) {
 	for i, t := range a.Tasks {
-		subjects, err := subjectsOf(ctx, t, hidden(c, c.Data))
+		subjects, err := subjectsOf(ctx, t, hiddenOf(c, c.Data))
 		if err != nil {
 			return nil, fmt.Errorf("tasks[%d]: %w", i, err)
 		}

@@ -33,7 +33,7 @@ func (n *Network) newCommand(name string, t config.Tool) (described, error) {
 		PassEnv:         t.PassEnv,
 		Dir:             t.Dir,
 		Paths:           t.Paths,
-		Except:          hidden(n.config, n.dir),
+		Except:          n.hidden(),
 		Output:          t.Output,
 		Read:            t.Read,
 		Write:           t.Write,
@@ -122,15 +122,6 @@ func listed(what []string) string {
 	return strings.Join(what, ", ")
 }
 
-// hidden returns the files and folders that no param of a command leads to: the folder of state, and keys that are elsewhere.
-func hidden(c *config.Config, state string) []string {
-	all := []string{state, c.Audit.Dir} // the key of receipts may be there
-	for _, a := range c.Agents {
-		all = append(all, a.Key)
-	}
-	return slices.DeleteFunc(all, func(path string) bool { return path == "" })
-}
-
 // tellHidden says what a command is kept from in the folders of its paths. It returns those to warn of: a folder that is the
 // folder of state, or a part of it, is granted as it is.
 func (n *Network) tellHidden(name string, paths map[string]string) (granted []string) {
@@ -138,17 +129,27 @@ func (n *Network) tellHidden(name string, paths map[string]string) (granted []st
 	for _, param := range slices.Sorted(maps.Keys(paths)) {
 		folder := paths[param]
 		switch real := realPath(folder); {
-		case real == state || !isWithin(real, state):
-			granted = append(granted, folder)
-		default:
+		case real != state && isWithin(real, state):
 			n.log.Info("a tool is kept from the folder of state, which lies in a folder of its own: it may read what a call names there, and nothing besides",
 				"tool", name, "folder", folder, "data", n.dir)
+		case n.holdsSecret(real) && !isWithin(state, real):
+			n.log.Info("a tool is kept from files with keys or secrets, which lie in a folder of its own: it may read what a call names there, and nothing besides",
+				"tool", name, "folder", folder)
+		default:
+			granted = append(granted, folder)
 		}
 	}
 	return granted
 }
 
-// warnOfState warns of a tool that can read the keys of agents, or the one that allows tool calls.
+// holdsSecret reports whether something that is hidden, besides the folder of state, is a file or lies in a folder.
+func (n *Network) holdsSecret(granted string) bool {
+	return slices.ContainsFunc(n.hidden(), func(path string) bool {
+		return path != n.dir && isWithin(granted, realPath(path))
+	})
+}
+
+// warnOfState warns of a tool that can read the keys of agents, the one that allows tool calls, or other secrets.
 func (n *Network) warnOfState(name string, folders []string) {
 	state := realPath(n.dir)
 	for _, folder := range folders {
@@ -163,6 +164,9 @@ func (n *Network) warnOfState(name string, folders []string) {
 		case isWithin(state, granted):
 			n.log.Warn("a tool is granted a part of the folder of state, where keys are: give it a place elsewhere",
 				"tool", name, "folder", folder, "data", n.dir)
+		case n.holdsSecret(granted):
+			n.log.Warn("a tool can read files with keys or secrets, since they lie in a folder of its own: move them elsewhere, or give the tool less",
+				"tool", name, "folder", folder)
 		}
 	}
 }

@@ -56,6 +56,10 @@ func TestToolThatCanReadKeysIsWarnedOf(t *testing.T) {
 	state := filepath.Join(inside, "state")
 	check(t, os.MkdirAll(state, 0o700))
 	const may, part, kept = "can read the keys", "part of the folder of state", "kept from the folder of state"
+	const secret, from = "can read files with keys", "kept from files with keys"
+	secrets := filepath.Join(dir, "secrets")
+	check(t, os.Mkdir(secrets, 0o700))
+	check(t, os.WriteFile(filepath.Join(secrets, "key"), []byte(strings.Repeat("s", 32)), 0o600))
 	for name, c := range map[string]struct{ data, tool, says string }{
 		"read":            {state, "command: [cat], read: [" + inside + "]", may},
 		"dir":             {state, "command: [cat], dir: " + inside, may},
@@ -63,10 +67,13 @@ func TestToolThatCanReadKeysIsWarnedOf(t *testing.T) {
 		"paths around it": {state, "command: [cat, --, '{f}'], paths: {f: " + inside + "}", kept},
 		"paths of it":     {state, "command: [cat, --, '{f}'], paths: {f: " + state + "}", may},
 		"paths in it":     {inside, "command: [cat, --, '{f}'], paths: {f: " + state + "}", part},
+		"a secret":        {state, "command: [cat], read: [" + filepath.Join(secrets, "key") + "]", secret},
+		"secrets":         {state, "command: [cat], write: [" + secrets + "]", secret},
+		"paths of them":   {state, "command: [cat, --, '{f}'], paths: {f: " + secrets + "}", from},
 	} {
 		log, text := newLog()
-		check(t, build(t, fmt.Sprintf("network: tools\ndata: %s\ntools: {a: {%s}}\n", c.data, c.tool), network.Options{Logger: log}).Close())
-		for _, said := range []string{may, part, kept} {
+		check(t, build(t, fmt.Sprintf("network: tools\ndata: %s\npolicy: {key: {file: %s}}\ntools: {a: {%s}}\n", c.data, filepath.Join(secrets, "key"), c.tool), network.Options{Logger: log}).Close())
+		for _, said := range []string{may, part, kept, secret, from} {
 			if strings.Contains(text.String(), said) != (said == c.says) {
 				t.Errorf("%s: want %q\n%s", name, c.says, text)
 			}
@@ -227,6 +234,52 @@ func TestErrorsOfToolsNameTheirKey(t *testing.T) {
 		_, err = network.New(t.Context(), c, network.Options{})
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v; want %s", tool, err, want)
+		}
+	}
+}
+
+// TestSecretFilesAreKeptFromToolsWhoseFolderHoldsThem has a task name the files of a configuration's secrets, with which a call
+// could be allowed, or a pool joined.
+func TestSecretFilesAreKeptFromToolsWhoseFolderHoldsThem(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write(t, ".", "a")
+	for _, name := range []string{"approvals.key", "pool.token", "model.key", "header.key"} {
+		check(t, os.WriteFile(name, []byte(strings.Repeat("s", 32)), 0o600))
+	}
+	log, text := newLog()
+	n := build(t, `
+network: tools
+data: `+t.TempDir()+`
+policy: {key: {file: approvals.key}}
+pools: [{name: crew, token: {file: pool.token}}]
+models: {m: {provider: openai, model: m, base_url: "https://models.example/v1", api_key: {file: model.key}}}
+tools:
+  cat: {command: [cat, --, "{f}"], paths: {f: .}}
+  input: {command: [cat], stdin_file: "{f}", paths: {f: .}}
+  get: {http: {url: "https://tools.example/", secret_headers: {Authorization: {file: header.key}}}}
+agents:
+  - {name: worker, kind: worker, tools: [cat, input], capabilities: {cat: cat, input: input}}
+  - name: boss
+    kind: coordinator
+    tasks:
+      - {capability: cat, each: "*", in: ., params: {f: "{path}"}}
+      - {name: cat-key, capability: cat, attempts: 1, params: {f: approvals.key}}
+      - {name: input-key, capability: input, attempts: 1, params: {f: approvals.key}}
+      - {name: token, capability: cat, attempts: 1, params: {f: pool.token}}
+      - {name: model, capability: cat, attempts: 1, params: {f: model.key}}
+      - {name: header, capability: input, attempts: 1, params: {f: ./header.key}}
+`, network.Options{Logger: log})
+	if n := strings.Count(text.String(), "kept from files with keys or secrets"); n != 2 {
+		t.Errorf("%d tools are said to be kept from them", n)
+	}
+	r := runJob(t, n)
+	check(t, n.Close())
+	if r.Tasks.Completed != 1 || r.Tasks.Failed != 5 {
+		t.Errorf("%+v\n%v", r.Tasks, r.Table)
+	}
+	for _, line := range r.Errors {
+		if !strings.Contains(line, "invalid params") {
+			t.Errorf("%s", line)
 		}
 	}
 }

@@ -106,7 +106,7 @@ func (n *Network) tasksOf(ctx context.Context, coordinator string, a config.Agen
 		if err := n.checkParams(t); err != nil {
 			return nil, fmt.Errorf("tasks[%d].%w", i, err)
 		}
-		subjects, err := subjectsOf(ctx, t, hidden(n.config, n.dir))
+		subjects, err := subjectsOf(ctx, t, n.hidden())
 		if err != nil {
 			return nil, fmt.Errorf("tasks[%d]: %w", i, err)
 		}

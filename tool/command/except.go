@@ -21,8 +21,8 @@ func (c Config) setExcept(t *Tool) error {
 		if err != nil {
 			return fmt.Errorf("field Except[%d]: %w", i, err)
 		}
-		if real, err := resolveLinks(abs); err == nil {
-			abs = real
+		if abs, err = whereabouts(abs, maxLinks); err != nil {
+			return fmt.Errorf("field Except[%d] %q: %w", i, path, withoutPath(err))
 		}
 		for param, within := range t.paths {
 			if within.holds(abs) {
@@ -34,10 +34,37 @@ func (c Config) setExcept(t *Tool) error {
 	return nil
 }
 
-// holds reports whether a path lies in the directory, and is not the directory itself.
+// maxLinks is how many links to nowhere may be on the way to what is not there yet.
+const maxLinks = 40
+
+// whereabouts returns a path without symbolic links, also of what is not there yet: it may come. What cannot be told is an
+// error, since the path might lead anywhere.
+func whereabouts(path string, links int) (string, error) {
+	real, err := filepath.EvalSymlinks(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return real, err
+	}
+	dir, err := whereabouts(filepath.Dir(path), links)
+	if err != nil {
+		return "", err
+	}
+	path = filepath.Join(dir, filepath.Base(path))
+	target, err := os.Readlink(path)
+	switch {
+	case err != nil: // it is no link, or not there
+		return path, nil
+	case links == 0:
+		return "", &fs.PathError{Op: "resolve", Path: path, Err: errors.New("too many links")}
+	case !filepath.IsAbs(target):
+		target = filepath.Join(dir, target)
+	}
+	return whereabouts(target, links-1)
+}
+
+// holds reports whether a path lies in the directory, and is not the directory itself; when in doubt, it does.
 func (c confined) holds(path string) bool {
 	dir, err := os.Stat(c.real)
-	return err == nil && liesIn(filepath.Dir(path), dir)
+	return err != nil || liesIn(filepath.Dir(path), dir)
 }
 
 var errHidden = errors.New("leads to what is kept from tools")

@@ -75,6 +75,55 @@ func TestExceptionThatIsNotThereYet(t *testing.T) {
 	wantInvalid(t, err, `param "f" leads to what is kept from tools`)
 }
 
+// TestExceptionBehindLinksThatIsNotThereYet names by links what is made later, some folders deep.
+func TestExceptionBehindLinksThatIsNotThereYet(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ name, link, late string }{
+		{"in folders to come", "sub", "a/b/key"},
+		{"a link to nowhere", "a", "b/key"},
+		{"links to nowhere", "more", "b/key"},
+	} {
+		dir, _ := state(t)
+		elsewhere := t.TempDir()
+		if err := errors.Join(
+			os.Symlink(filepath.Join(dir, c.link), filepath.Join(elsewhere, "link")),
+			os.Symlink("sub/a", filepath.Join(dir, "more")),
+		); err != nil {
+			t.Fatal(err)
+		}
+		it := newTool(t, command.Config{
+			Name: "in", Program: "cat", StdinFile: "{f}", Paths: map[string]string{"f": dir},
+			Except: []string{filepath.Join(elsewhere, "link", filepath.FromSlash(c.late))},
+		})
+		key := filepath.Join(dir, c.link, c.late)
+		if c.link == "more" {
+			key = filepath.Join(dir, "sub", "a", c.late)
+		}
+		if err := errors.Join(os.MkdirAll(filepath.Dir(key), 0o700), os.WriteFile(key, []byte("secret"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := it.Run(t.Context(), params(t, map[string]any{"f": key})); err == nil {
+			t.Errorf("%s: it reads %q", c.name, out.Data)
+		}
+	}
+}
+
+// TestExceptionThatLeadsInCircles is not taken for one that is not there.
+func TestExceptionThatLeadsInCircles(t *testing.T) {
+	t.Parallel()
+	dir, _ := state(t)
+	circle := filepath.Join(dir, "circle")
+	if err := os.Symlink("circle", circle); err != nil {
+		t.Fatal(err)
+	}
+	_, err := command.New(command.Config{
+		Name: "in", Program: "cat", StdinFile: "{f}", Paths: map[string]string{"f": dir}, Except: []string{circle},
+	})
+	if err == nil || !strings.Contains(err.Error(), "field Except[0]") {
+		t.Errorf("New: %v", err)
+	}
+}
+
 // TestLinkThatWasPutThereSinceIsNotFollowed opens a path that was checked when it had no links.
 func TestLinkThatWasPutThereSinceIsNotFollowed(t *testing.T) {
 	t.Parallel()
