@@ -27,21 +27,13 @@ const changeTyp = "application/converge-audit-key"
 
 // change is what the key that signs says of the one after it.
 type change struct {
-	network  string
-	log      [16]byte
-	seq      uint64   // of the last receipt that it signs itself
-	head     [32]byte // the chain's hash after its last checkpoint, and before the next file
-	time     int64    // nanoseconds since 1970
-	from, to []byte   // Ed25519
+	at       checkpoint // the last receipt that it signs itself, and the chain's hash before the next file
+	from, to []byte     // Ed25519
 }
 
 func (c *change) payload() []byte {
 	w := cose.NewMapWriter(make([]byte, 0, 256))
-	w.Text(1, c.network)
-	w.Bytes(2, c.log[:])
-	w.Uint(3, c.seq)
-	w.Bytes(4, c.head[:])
-	w.Int(5, c.time)
+	c.at.write(&w)
 	w.Bytes(6, c.from)
 	w.Bytes(7, c.to)
 	return w.End()
@@ -54,7 +46,7 @@ func (c *change) sign(key *identity.Identity) []byte {
 }
 
 func (c *change) rotation() Rotation {
-	return Rotation{From: identity.IDOf(c.from), To: identity.IDOf(c.to), Receipt: c.seq, Time: cose.ToTime(c.time)}
+	return Rotation{From: identity.IDOf(c.from), To: identity.IDOf(c.to), Receipt: c.at.seq, Time: cose.ToTime(c.at.time)}
 }
 
 // Errors of changes of the key.
@@ -90,24 +82,12 @@ func decodeChange(raw []byte) (c change, err error) {
 
 func (c *change) field(r *cose.Reader, key int64) {
 	switch key {
-	case 1:
-		c.network = string(r.Text())
-	case 2:
-		if b := r.Bytes(); len(b) == len(c.log) {
-			copy(c.log[:], b)
-		}
-	case 3:
-		c.seq = r.Uint()
-	case 4:
-		readHash(r, &c.head)
-	case 5:
-		c.time = r.Int()
 	case 6:
 		c.from = bytes.Clone(r.Bytes())
 	case 7:
 		c.to = bytes.Clone(r.Bytes())
 	default:
-		r.Fail(errType)
+		c.at.field(r, key)
 	}
 }
 
@@ -151,11 +131,11 @@ func (v *verifier) follow(h *header, first bool) error {
 
 // checkChange reports why a change cannot follow those before it.
 func checkChange(c *change, h *header, before []change) error {
-	if c.log != h.log || c.network != h.network {
+	if c.at.log != h.log || c.at.network != h.network {
 		return errKeyLog
 	}
 	if n := len(before); n > 0 {
-		if last := &before[n-1]; !bytes.Equal(c.from, last.to) || c.seq <= last.seq {
+		if last := &before[n-1]; !bytes.Equal(c.from, last.to) || c.at.seq <= last.at.seq {
 			return errUnnamed
 		}
 	}
@@ -178,7 +158,7 @@ func checkLast(h *header, changes []change) error {
 	switch last := &changes[len(changes)-1]; {
 	case !bytes.Equal(last.to, h.key):
 		return errUnnamed
-	case last.seq >= h.first, last.seq == h.first-1 && last.head != h.previous:
+	case last.at.seq >= h.first, last.at.seq == h.first-1 && last.at.head != h.previous:
 		return errKeyPlace
 	}
 	return nil
@@ -186,7 +166,7 @@ func checkLast(h *header, changes []change) error {
 
 // endsAt reports whether a change was made where the file before ends, by its key.
 func (v *verifier) endsAt(c *change) bool {
-	return bytes.Equal(c.from, v.head.key) && c.seq == v.sum.Last && c.head == v.hash
+	return bytes.Equal(c.from, v.head.key) && c.at.seq == v.sum.Last && c.at.head == v.hash
 }
 
 // leadsTo reports whether a key is the one, or one that was before it.

@@ -64,7 +64,7 @@ type Change struct {
 
 // Sign signs the change with any key, in the name of From.
 func (c Change) Sign(key *identity.Identity) []byte {
-	s := change{network: c.Network, log: c.Log, seq: c.Seq, head: c.Head, time: 1, from: c.From, to: c.To}
+	s := change{at: checkpoint{network: c.Network, log: c.Log, seq: c.Seq, head: c.Head, time: 1}, from: c.From, to: c.To}
 	kid := identity.IDOf(c.From)
 	return cose.SignStatement(key, kid[:], cose.DomainReceipt, changeTyp, s.payload())
 }
@@ -72,7 +72,7 @@ func (c Change) Sign(key *identity.Identity) []byte {
 // DecodeChange verifies a signed change, and returns its payload.
 func DecodeChange(raw []byte) (Change, []byte, error) {
 	c, err := decodeChange(raw)
-	return Change{c.network, c.log, c.seq, c.head, c.from, c.to}, c.payload(), err
+	return Change{c.at.network, c.at.log, c.at.seq, c.at.head, c.from, c.to}, c.payload(), err
 }
 
 // Place is where a file ends.

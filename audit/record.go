@@ -179,12 +179,36 @@ type checkpoint struct {
 
 func (c *checkpoint) payload() []byte {
 	w := cose.NewMapWriter(make([]byte, 0, 128))
+	c.write(&w)
+	return w.End()
+}
+
+func (c *checkpoint) write(w *cose.MapWriter) {
 	w.Text(1, c.network)
 	w.Bytes(2, c.log[:])
 	w.Uint(3, c.seq)
 	w.Bytes(4, c.head[:])
 	w.Int(5, c.time)
-	return w.End()
+}
+
+// field reads what write has written.
+func (c *checkpoint) field(r *cose.Reader, key int64) {
+	switch key {
+	case 1:
+		c.network = string(r.Text())
+	case 2:
+		if b := r.Bytes(); len(b) == len(c.log) {
+			copy(c.log[:], b)
+		}
+	case 3:
+		c.seq = r.Uint()
+	case 4:
+		readHash(r, &c.head)
+	case 5:
+		c.time = r.Int()
+	default:
+		r.Fail(errType)
+	}
 }
 
 // append appends the record of a checkpoint.
@@ -207,24 +231,7 @@ func decodeCheckpoint(raw []byte, h *header) (c checkpoint, err error) {
 		return c, fmt.Errorf("%w: %w", errForged, err)
 	}
 	r := cose.NewReader(s.Payload)
-	r.Fields(func(key int64) {
-		switch key {
-		case 1:
-			c.network = string(r.Text())
-		case 2:
-			if b := r.Bytes(); len(b) == len(c.log) {
-				copy(c.log[:], b)
-			}
-		case 3:
-			c.seq = r.Uint()
-		case 4:
-			readHash(&r, &c.head)
-		case 5:
-			c.time = r.Int()
-		default:
-			r.Fail(errType)
-		}
-	})
+	r.Fields(func(key int64) { c.field(&r, key) })
 	if err := r.End(); err != nil {
 		return c, err
 	}

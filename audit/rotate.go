@@ -70,7 +70,7 @@ func (l *Log) changeKey(j *job) {
 	j.sync, j.signed = true, l.sign()
 	j.frames, l.pending = l.pending, nil
 	c := change{
-		network: l.header.network, log: l.header.log, seq: l.seq, head: l.head, time: time.Now().UnixNano(),
+		at:   checkpoint{l.header.network, l.header.log, l.seq, l.head, time.Now().UnixNano()},
 		from: l.header.key, to: j.turn.next.PublicKey(),
 	}
 	l.header.changes = append(slices.Clip(l.header.changes), c.sign(l.key))
