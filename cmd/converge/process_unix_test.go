@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -225,8 +226,17 @@ func TestSecondInterruptKillsTools(t *testing.T) {
 	}
 }
 
+// hearHangups has the test's processes start with SIGHUP as from a terminal: under nohup they would inherit that it is
+// ignored.
+func hearHangups(t *testing.T) {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	t.Cleanup(func() { signal.Stop(hangups) })
+}
+
 // TestSignalsEndALongRunningNetwork also shows how an operator watches one.
 func TestSignalsEndALongRunningNetwork(t *testing.T) {
+	hearHangups(t)
 	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
 		t.Run(signal.String(), func(t *testing.T) {
 			t.Parallel()
