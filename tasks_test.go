@@ -244,23 +244,29 @@ func TestCancellationStopsTheToolAtOnce(t *testing.T) {
 	})
 }
 
+// answer has a peer be the host of the tasks until the end of the test, which takes its time for each answer.
+func (w *world) answer(host peer, after time.Duration) {
+	desk := must(remote.NewHost(remote.HostConfig{Tasks: w.tasks, Allow: remote.AllowAll, Logger: quiet}))
+	go func() {
+		for {
+			m, err := host.Receive(w.t.Context())
+			if err != nil {
+				return
+			}
+			time.Sleep(after)
+			if d, ok := desk.Answer(w.t.Context(), m); ok {
+				host.Send(w.t.Context(), d)
+			}
+		}
+	}()
+}
+
 // TestRequestsWaitForTheEgressLimit has an agent submit more than it may send.
 func TestRequestsWaitForTheEgressLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		host := w.peer()
-		desk := must(remote.NewHost(remote.HostConfig{Tasks: w.tasks, Allow: remote.AllowAll, Logger: quiet}))
-		go func() {
-			for {
-				m, err := host.Receive(t.Context())
-				if err != nil {
-					return
-				}
-				if d, ok := desk.Answer(t.Context(), m); ok {
-					host.Send(t.Context(), d)
-				}
-			}
-		}()
+		w.answer(host, 0)
 		var submit []converge.Decision
 		for i := range 20 {
 			submit = append(submit, converge.SubmitTask{Spec: task.Spec{ID: fmt.Sprint(i), Kind: "k"}}, converge.Wake{After: time.Minute})
@@ -321,19 +327,7 @@ func TestAnswersReachTheTurnUnderWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		host := w.peer()
-		desk := must(remote.NewHost(remote.HostConfig{Tasks: w.tasks, Allow: remote.AllowAll, Logger: quiet}))
-		go func() {
-			for {
-				m, err := host.Receive(t.Context())
-				if err != nil {
-					return
-				}
-				time.Sleep(time.Second)
-				if d, ok := desk.Answer(t.Context(), m); ok {
-					host.Send(t.Context(), d)
-				}
-			}
-		}()
+		w.answer(host, time.Second)
 		c := w.config(&script{decide: once(converge.SubmitTask{Spec: task.Spec{ID: "a", Kind: "k"}})})
 		c.Tasks, c.Executor = must(remote.New(remote.Config{Host: host.id.ID()})), &converge.ExecutorConfig{}
 		a := w.run(c)
