@@ -4,18 +4,16 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/spf13/cobra"
 
-	"github.com/converge-agents/converge/config"
 	"github.com/converge-agents/converge/network"
 	"github.com/converge-agents/converge/replay"
 )
 
 func newAuditReplay(f *auditFlags) *cobra.Command {
-	var file, agent string
-	vars := variables{}
+	var from configFlags
+	var agent string
 	cmd := &cobra.Command{
 		Use:   "replay FILE…",
 		Short: "Have an agent decide again on what was recorded",
@@ -33,7 +31,7 @@ Hosts cannot.`,
 			if agent == "" {
 				return usageError(cmd, fmt.Errorf("--agent is missing"))
 			}
-			c, err := config.Load(file, config.Options{Vars: vars, Environ: os.Environ()})
+			c, err := from.load()
 			if err != nil {
 				return err
 			}
@@ -45,9 +43,8 @@ Hosts cannot.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVarP(&file, "config", "c", defaultConfig, "configuration `file`, YAML or TOML")
+	from.add(flags)
 	flags.StringVar(&agent, "agent", "", "`name` of the agent")
-	flags.Var(vars, "var", "set a variable of the file to a value, as `name=value`; may be repeated")
 	return cmd
 }
 

@@ -10,14 +10,13 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/converge-agents/converge/config"
 	"github.com/converge-agents/converge/identity"
 	"github.com/converge-agents/converge/network"
 )
 
 func newAuditRotateKey(f *auditFlags) *cobra.Command {
-	var file, passphraseFile string
-	vars := variables{}
+	var from configFlags
+	var passphraseFile string
 	cmd := &cobra.Command{
 		Use:   "rotate-key",
 		Short: "Change the key that signs the receipts of a configuration",
@@ -38,7 +37,7 @@ The new key is sealed with the passphrase that CONVERGE_PASSPHRASE holds, or the
 			if f.key != (hashFlag{}) || f.head != (hashFlag{}) {
 				return usageError(cmd, fmt.Errorf("--key and --head are for what reads receipts"))
 			}
-			r, err := rotateAuditKey(cmd, file, passphraseFile, vars)
+			r, err := rotateAuditKey(cmd, &from, passphraseFile)
 			if err != nil {
 				return err
 			}
@@ -46,14 +45,13 @@ The new key is sealed with the passphrase that CONVERGE_PASSPHRASE holds, or the
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVarP(&file, "config", "c", defaultConfig, "configuration `file`, YAML or TOML")
+	from.add(flags)
 	flags.StringVar(&passphraseFile, "passphrase-file", "", "`file` with the passphrase of the keys (instead of CONVERGE_PASSPHRASE)")
-	flags.Var(vars, "var", "set a variable of the file to a value, as `name=value`; may be repeated")
 	return cmd
 }
 
-func rotateAuditKey(cmd *cobra.Command, file, passphraseFile string, vars variables) (r network.AuditRotation, err error) {
-	c, err := config.Load(file, config.Options{Vars: vars, Environ: os.Environ()})
+func rotateAuditKey(cmd *cobra.Command, from *configFlags, passphraseFile string) (r network.AuditRotation, err error) {
+	c, err := from.load()
 	if err != nil {
 		return r, err
 	}

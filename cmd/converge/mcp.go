@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -19,13 +18,12 @@ import (
 )
 
 type mcpFlags struct {
-	file   string
-	vars   variables
+	configFlags
 	output format
 }
 
 func newMCP() *cobra.Command {
-	f := mcpFlags{vars: variables{}}
+	f := mcpFlags{}
 	cmd := &cobra.Command{
 		Use:   "mcp",
 		Short: "Show what MCP servers offer, and approve what has changed",
@@ -38,15 +36,14 @@ blocked, until its new hash is approved.`,
   converge mcp forget fs.read_text_file      # and trust what is seen next`,
 	}
 	flags := cmd.PersistentFlags()
-	flags.StringVarP(&f.file, "config", "c", defaultConfig, "configuration `file`, YAML or TOML")
-	flags.Var(f.vars, "var", "set a variable of the file to a value, as `name=value`; may be repeated")
+	f.add(flags)
 	addFormat(cmd, &f.output, "of what is printed")
 	cmd.AddCommand(newMCPInspect(&f), newMCPAccept(&f), newMCPForget(&f))
 	return cmd
 }
 
 func (f *mcpFlags) load() (*config.Config, network.Options, error) {
-	c, err := config.Load(f.file, config.Options{Vars: f.vars, Environ: os.Environ()})
+	c, err := f.configFlags.load()
 	if err == nil && len(c.MCP) == 0 {
 		err = &exitError{exitFailed, fmt.Errorf("%s: no mcp servers", f.file), "mcp: [{name: NAME, command: [PROGRAM, …], tools: [TOOL, …]}] adds one"}
 	}

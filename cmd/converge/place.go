@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -16,16 +15,14 @@ import (
 
 // place says which network a command is for, by its configuration or its state directory.
 type place struct {
-	file string
+	configFlags
 	data string
-	vars variables
 }
 
 func (p *place) add(flags *pflag.FlagSet) {
-	p.vars = variables{}
-	flags.StringVarP(&p.file, "config", "c", defaultConfig, "configuration `file`, YAML or TOML, of the network")
+	p.configFlags.add(flags)
+	flags.Lookup("config").Usage += ", of the network"
 	flags.StringVar(&p.data, "data", "", "state `folder` of the network; no configuration is read then")
-	flags.Var(p.vars, "var", "set a variable of the file to a value, as `name=value`; may be repeated")
 }
 
 // named reports whether the command line says which network is meant.
@@ -39,7 +36,7 @@ func (p *place) find(cmd *cobra.Command) (dir string, c *config.Config, err erro
 	if p.data != "" {
 		return p.data, nil, nil
 	}
-	if c, err = config.Load(p.file, config.Options{Vars: p.vars, Environ: os.Environ()}); err != nil {
+	if c, err = p.load(); err != nil {
 		return "", nil, err
 	}
 	return c.Data, c, nil

@@ -19,9 +19,8 @@ import (
 const defaultConfig = "converge.yaml"
 
 type runFlags struct {
-	file           string
+	configFlags
 	exitWhenDone   bool
-	vars           variables
 	verbose        bool
 	output         format
 	passphraseFile string
@@ -39,7 +38,7 @@ var settings = []struct{ key, flag, usage string }{
 }
 
 func newRun() *cobra.Command {
-	f := runFlags{vars: variables{}, set: map[string]*string{}}
+	f := runFlags{set: map[string]*string{}}
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Run the network that a configuration file describes",
@@ -68,9 +67,8 @@ the file that --passphrase-file names.`,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return runNetwork(cmd, f) },
 	}
 	flags := cmd.Flags()
-	flags.StringVarP(&f.file, "config", "c", defaultConfig, "configuration `file`, YAML or TOML")
+	f.add(flags)
 	flags.BoolVar(&f.exitWhenDone, "exit-when-done", false, "exit when every coordinator's tasks have ended")
-	flags.Var(f.vars, "var", "set a variable of the file to a value, as `name=value`; may be repeated")
 	flags.BoolVarP(&f.verbose, "verbose", "v", false, "log everything, refused messages included; like --log-level debug")
 	addFormat(cmd, &f.output, "of the report")
 	flags.StringVar(&f.passphraseFile, "passphrase-file", "", "`file` with the passphrase of the keys (instead of CONVERGE_PASSPHRASE)")
